@@ -1,0 +1,160 @@
+import Consensus
+import Model
+
+// Options, outcomes and errors of the journal.
+
+public struct JournalOptions: Hashable, Sendable {
+    /// Size of a log segment. A larger batch gets a segment of its own size.
+    public var segmentBytes: Int
+    /// Prepared segments kept ready.
+    public var spareSegments: Int
+    /// How much ``Journal/maintain()`` writes in one call.
+    public var maintenanceBytes: Int
+    /// Stamped in every file; a file of another cluster or node is refused.
+    public var identity: JournalIdentity
+
+    public init(
+        segmentBytes: Int = 16 << 20, spareSegments: Int = 1, maintenanceBytes: Int = 1 << 20,
+        identity: JournalIdentity = JournalIdentity()
+    ) {
+        precondition(segmentBytes >= 4_096 && segmentBytes % 512 == 0, "a segment is whole sectors")
+        precondition(spareSegments >= 1, "the next segment is prepared ahead")
+        self.segmentBytes = segmentBytes
+        self.spareSegments = spareSegments
+        self.maintenanceBytes = max(4_096, maintenanceBytes / 512 * 512)
+        self.identity = identity
+    }
+}
+
+/// Whose journal it is.
+public struct JournalIdentity: Hashable, Sendable {
+    public var cluster: UInt64
+    public var node: NodeID
+
+    public init(cluster: UInt64 = 0, node: NodeID = NodeID(high: 0, low: 0)) {
+        self.cluster = cluster
+        self.node = node
+    }
+}
+
+/// Why a journal call failed, and whether the journal can still be used.
+public enum JournalError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// The disk is full. Nothing of the batch counts; the journal is as before and may be tried again.
+    case noSpace(DiskError)
+    /// A write or sync failed: what is on disk is unknown, for a second sync would lie (LWN, "PostgreSQL's fsync surprise").
+    /// This journal throws ``fenced`` from now on; the process has to stop and open it anew.
+    case failed(DiskError)
+    /// An earlier failure fenced the journal.
+    case fenced(DiskError)
+    /// Opened with damage: it can be read, not written.
+    case damaged
+    /// The batch does not continue the log: a bug of the caller. Nothing was written.
+    case notContiguous(expected: UInt64, found: UInt64)
+    case tooLarge(bytes: Int, limit: Int)
+    /// The files can not be used at all: another version, another node's, or unreadable.
+    case unusable(file: String, why: String)
+
+    public var description: String {
+        switch self {
+        case .noSpace(let error): "journal: \(error)"
+        case .failed(let error): "journal: \(error); no further writes are accepted"
+        case .fenced(let error): "journal: fenced after an earlier error: \(error)"
+        case .damaged: "journal: opened read-only because it is damaged"
+        case .notContiguous(let expected, let found): "journal: entry \(found) does not follow \(expected - 1)"
+        case .tooLarge(let bytes, let limit): "journal: a batch of \(bytes) bytes is over the limit of \(limit)"
+        case .unusable(let file, let why): "journal: \(file): \(why)"
+        }
+    }
+}
+
+/// What was found when the journal was opened.
+public struct RecoveredJournal: Sendable {
+    public enum Outcome: Hashable, Sendable {
+        /// No files: a first start.
+        case fresh
+        case clean
+        /// The last batch before a crash was incomplete. It had not been acknowledged and was removed.
+        case tornTail(TornTail)
+        /// Something that may have been acknowledged is unreadable or missing. `log.entries` is what precedes the damage.
+        /// The journal refuses writes: the node must not vote, lead or acknowledge on what is left.
+        case damaged([Damage])
+    }
+
+    public var outcome: Outcome
+    /// For `Raft.init`, already matched with the snapshot that was passed to ``Journal/open(disk:options:snapshot:)``.
+    public var log: RecoveredLog
+    /// The last readable entry anywhere, also behind damage.
+    public var lastReadable: LogPosition
+    public var report: JournalReport
+
+    public var isDamaged: Bool { if case .damaged = outcome { true } else { false } }
+}
+
+public struct TornTail: Hashable, Sendable {
+    public var segment: String
+    /// First byte of the incomplete batch.
+    public var offset: Int
+}
+
+/// One damaged place.
+public struct Damage: Hashable, Sendable, CustomStringConvertible {
+    public enum Place: Hashable, Sendable {
+        case segment(String, offset: Int)
+        /// A segment in the sequence is not there.
+        case missingSegment(serial: UInt64)
+        case hardState
+        /// The log begins after what the snapshot covers.
+        case gapBehindSnapshot
+    }
+
+    public var place: Place
+    public var reason: String
+    /// First index that may be lost or changed.
+    public var firstIndex: UInt64
+    /// Last index lost; nil if nothing readable follows.
+    public var lastIndex: UInt64?
+    /// The lost entry's term, if the header of the only lost record is intact.
+    public var term: UInt64?
+
+    public var description: String {
+        let range =
+            lastIndex.map { $0 == firstIndex ? "entry \($0)" : "entries \(firstIndex) to \($0)" } ?? "entries from \(firstIndex) on"
+        switch place {
+        case .segment(let name, let offset): return "\(name) at byte \(offset): \(reason); \(range) lost"
+        case .missingSegment(let serial): return "segment \(serial) is missing; \(range) lost"
+        case .hardState: return "hard state: \(reason)"
+        case .gapBehindSnapshot: return "the log begins after the snapshot; \(range) lost"
+        }
+    }
+}
+
+/// What `journal verify` prints.
+public struct JournalReport: Hashable, Sendable {
+    public struct Segment: Hashable, Sendable {
+        public var name: String
+        public var serial: UInt64
+        public var bytes: Int
+        /// Bytes in use, header included.
+        public var usedBytes: Int
+        public var entries: Int
+        public var batches: Int
+        public var firstIndex: UInt64?
+        public var lastIndex: UInt64?
+    }
+
+    public var segments: [Segment] = []
+    public var spares: [String] = []
+    public var hardState: HardState?
+    public var outcome: RecoveredJournal.Outcome = .fresh
+    public var base: LogPosition = .zero
+    public var last: LogPosition = .zero
+
+    public init() {}
+}
+
+/// Where the journal stands after a write.
+public struct JournalPosition: Hashable, Sendable {
+    public var segment: UInt64
+    public var offset: Int
+    public var last: LogPosition
+}

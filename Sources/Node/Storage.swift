@@ -1,0 +1,265 @@
+// The node's disk: the journal on a thread of its own, snapshots on another, so that a large snapshot never delays a commit.
+// While one write syncs, the next batch gathers: group commit without timers.
+import Consensus
+import EventLoop
+import Journal
+import Model
+import NodeCore
+import Security
+import Transport
+
+/// The journal and the bootstrap promise, touched by the storage thread alone after opening.
+///
+/// Sendable without a lock: the loop's thread makes it and reads what was recovered before it submits the first work; from
+/// then on only closures that the storage thread runs, one after another, use it.
+private final class JournalBox: @unchecked Sendable {
+    var journal: Journal
+    init(_ journal: Journal) { self.journal = journal }
+}
+
+/// The same for snapshots and their thread.
+private final class SnapshotBox: @unchecked Sendable {
+    var store: SnapshotStore
+    init(_ store: SnapshotStore) { self.store = store }
+}
+
+/// Carries out the storage effects of one `NodeCore`.
+final class Storage {
+    /// What one call to write answers.
+    private enum WriteOutcome: Sendable {
+        case done
+        case full(String)
+        case failed(String)
+    }
+
+    private let loop: EventLoop
+    private let writer: WorkerThread
+    private let snapshotter: WorkerThread
+    private let box: JournalBox
+    private let snapshots: SnapshotBox
+    private let promisePath: String
+    private var waiting: [PersistRequest] = []
+    private var isWriting = false
+    private var hasFailed = false
+    private let retryTimer: LoopTimer
+    private(set) var isFull = false
+
+    var onInput: ((NodeInput) -> Void)?
+    var onLog: ((LogLevel, String) -> Void)?
+
+    /// Opens the journal and finds the newest snapshot. Throws where the node must not start: damage, another node's files.
+    static func open(
+        loop: EventLoop, directory: DataDirectory, cluster: String
+    ) throws(CoterieError) -> (storage: Storage, recovery: NodeRecovery, notes: [String]) {
+        do {
+            let disk = try PosixDisk(path: directory.journalPath, create: true)
+            let snapshotDisk = try PosixDisk(path: directory.snapshotsPath, create: true)
+            let clusterID = stableHash(cluster)
+            let store = SnapshotStore(disk: snapshotDisk, cluster: clusterID)
+            let (newest, damaged) = try store.newest()
+            try store.clean(keep: 2)
+            var notes = damaged.map { "snapshot \($0) does not check out and is not used" }
+            var state: [UInt8]?
+            if let newest {
+                var bytes: [UInt8] = []
+                bytes.reserveCapacity(Int(clamping: newest.imageBytes))
+                guard try store.readData(newest, { bytes += $0 }) else {
+                    throw CoterieError(.failed, "the snapshot \(newest.name) changed while it was read")
+                }
+                state = bytes
+            }
+            let options = JournalOptions(identity: JournalIdentity(cluster: clusterID, node: directory.id))
+            let (journal, recovered) = try Journal.open(disk: disk, options: options, snapshot: newest?.metadata ?? .none)
+            switch recovered.outcome {
+            case .fresh, .clean: break
+            case .tornTail(let tail): notes.append("an unfinished write at the end of \(tail.segment) was removed")
+            case .damaged(let places):
+                throw CoterieError(
+                    .failed, "the journal in \(directory.journalPath) is damaged: \(places.map(\.description).joined(separator: "; "))",
+                    hint: "look at it with: coterie journal verify --data \(directory.path); to rejoin as a new node, move the directory away")
+            }
+            let promisePath = directory.path + "/promise"
+            var promise: BootstrapPromise?
+            if let bytes = try? readFile(promisePath, limit: 4_096) {
+                do { promise = try BootstrapPromise(decoding: bytes) } catch {
+                    throw CoterieError(.failed, "\(promisePath) is damaged", hint: "move the data directory away")
+                }
+            }
+            let isVirgin =
+                newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0 && recovered.log.base == .zero
+            let storage = try Storage(loop: loop, journal: journal, store: store, promisePath: promisePath)
+            let recovery = NodeRecovery(log: recovered.log, isVirgin: isVirgin, promise: promise, state: state)
+            return (storage, recovery, notes)
+        } catch let error as CoterieError {
+            throw error
+        } catch {
+            throw CoterieError(.failed, "cannot open the node's storage: \(error)")
+        }
+    }
+
+    private init(loop: EventLoop, journal: Journal, store: SnapshotStore, promisePath: String) throws {
+        self.loop = loop
+        box = JournalBox(journal)
+        snapshots = SnapshotBox(store)
+        self.promisePath = promisePath
+        writer = try WorkerThread(loop: loop, name: "storage")
+        snapshotter = try WorkerThread(loop: loop, name: "snapshots")
+        retryTimer = LoopTimer(loop: loop)
+    }
+
+    // MARK: - Journal
+
+    func persist(_ request: PersistRequest) {
+        waiting.append(request)
+        writeNext()
+    }
+
+    private func writeNext() {
+        guard !isWriting, !hasFailed, !waiting.isEmpty else { return }
+        isWriting = true
+        // A batch is bounded: what is more goes with the next sync.
+        var count = 0
+        var bytes = 0
+        while count < waiting.count, count == 0 || bytes < 4 << 20 {
+            bytes += waiting[count].entries.reduce(0) { $0 + $1.cost }
+            count += 1
+        }
+        let batch = Array(waiting[..<count])
+        let box = self.box
+        writer.submit {
+            do throws(JournalError) {
+                try box.journal.write(batch)
+                return WriteOutcome.done
+            } catch {
+                if case .noSpace = error { return .full("\(error)") }
+                return .failed("\(error)")
+            }
+        } then: { [weak self] outcome in
+            self?.wrote(count, lastTicket: batch[count - 1].ticket, outcome)
+        }
+    }
+
+    private func wrote(_ count: Int, lastTicket: UInt64, _ outcome: WriteOutcome) {
+        isWriting = false
+        switch outcome {
+        case .done:
+            waiting.removeFirst(count)
+            if isFull {
+                isFull = false
+                onLog?(.info, "the disk has space again; writing goes on")
+            }
+            onInput?(.persisted(ticket: lastTicket))
+            if waiting.isEmpty { maintain() } else { writeNext() }
+        case .full(let why):
+            if !isFull { onLog?(.error, "\(why): nothing is acknowledged until there is space") }
+            isFull = true
+            retryTimer.start(after: .seconds(1)) { [weak self] in self?.writeNext() }
+        case .failed(let why):
+            hasFailed = true
+            onInput?(.storageFailed(why))
+        }
+    }
+
+    /// Prepares the next segment while there is nothing to write; one bounded step, then whatever came meanwhile.
+    private func maintain() {
+        guard !isWriting, !hasFailed, waiting.isEmpty else { return }
+        isWriting = true
+        let box = self.box
+        writer.submit { () -> Bool? in
+            // A full disk is no failure of the journal: it is found out again by the next write.
+            do throws(JournalError) { return try box.journal.maintain() } catch { return nil }
+        } then: { [weak self] more in
+            guard let self else { return }
+            self.isWriting = false
+            if !self.waiting.isEmpty { self.writeNext() } else if more ?? false { self.maintain() }
+        }
+    }
+
+    /// The first entry of a new cluster.
+    func found(_ request: PersistRequest) {
+        let box = self.box
+        writer.submit { () -> String? in
+            do throws(JournalError) {
+                try box.journal.write([request])
+                return nil
+            } catch {
+                return "\(error)"
+            }
+        } then: { [weak self] failure in
+            self?.onInput?(failure.map { .storageFailed($0) } ?? .founded)
+        }
+    }
+
+    func persistPromise(_ promise: BootstrapPromise?) {
+        let path = promisePath
+        let bytes = promise?.encoded
+        writer.submit { () -> String? in
+            do throws(CoterieError) {
+                if let bytes { try writeFileDurably(path, bytes, mode: 0o600) } else { try removeFileDurably(path) }
+                return nil
+            } catch {
+                return error.message
+            }
+        } then: { [weak self] failure in
+            self?.onInput?(failure.map { .storageFailed($0) } ?? .promisePersisted)
+        }
+    }
+
+    // MARK: - Snapshots
+
+    func makeSnapshot(_ metadata: SnapshotMetadata, state: [UInt8]) {
+        let box = snapshots
+        snapshotter.submit { () -> String? in
+            do throws(JournalError) {
+                var writer = try box.store.begin(metadata)
+                try writer.append(state)
+                _ = try writer.finish()
+                try box.store.clean(keep: 2)
+                return nil
+            } catch {
+                return "\(error)"
+            }
+        } then: { [weak self] failure in
+            if let failure { self?.onLog?(.error, "no snapshot: \(failure)") }
+            self?.onInput?(failure == nil ? .snapshotStored(metadata) : .snapshotFailed)
+        }
+    }
+
+    /// Reads the next piece of the snapshot; nil if it is not there any more.
+    func readSnapshot(_ send: SnapshotSend, then: @escaping (InstallSnapshot?) -> Void) {
+        let box = snapshots
+        snapshotter.submit { () -> InstallSnapshot? in
+            guard let stored = try? box.store.newest().snapshot, stored.metadata == send.metadata,
+                let data = try? box.store.readImage(stored, at: send.offset, count: 1 << 20), !data.isEmpty
+            else { return nil }
+            return InstallSnapshot(
+                term: send.term, metadata: send.metadata, totalBytes: stored.imageBytes, checksum: stored.checksum,
+                offset: send.offset, data: data)
+        } then: { then($0) }
+    }
+
+    func storeChunk(_ chunk: InstallSnapshot) {
+        let box = snapshots
+        let position = chunk.metadata.position
+        snapshotter.submit { () -> NodeInput in
+            guard let next = try? box.store.receive(chunk) else { return .snapshotRejected(snapshot: position) }
+            guard chunk.isLast else { return .snapshotChunkStored(snapshot: position, nextOffset: next) }
+            var bytes: [UInt8] = []
+            guard let stored = try? box.store.finishReceiving(), let whole = try? box.store.readData(stored, { bytes += $0 }), whole else {
+                return .snapshotRejected(snapshot: position)
+            }
+            return .snapshotInstalled(stored.metadata, state: bytes)
+        } then: { [weak self] input in
+            self?.onInput?(input)
+        }
+    }
+
+    /// Waits for what is being written, and closes.
+    func close() {
+        onInput = nil
+        retryTimer.close()
+        writer.stop()
+        snapshotter.stop()
+        box.journal.close()
+    }
+}

@@ -1,0 +1,118 @@
+// Client sessions in the replicated state: what makes a command that is sent twice apply once (Ongaro's thesis, 6.3).
+import Model
+import Wire
+
+/// For each session the replies that its client may still ask for again. Part of the state machine and of its snapshot;
+/// bounded in sessions and replies, expired by log time.
+struct SessionTable: Sendable {
+    /// More replies than a session may have outstanding; a client that sends further ahead is refused before the log.
+    static let outstandingLimit = 4_096
+    static let sessionLimit = 65_536
+    /// Of log time: a session unused for so long is forgotten.
+    static let idleMilliseconds: UInt64 = 600_000
+
+    enum Verdict: Hashable, Sendable {
+        case new
+        /// Applied before; this was the reply.
+        case replay([UInt8])
+        /// Applied before, and the client has said that it has the reply.
+        case stale
+    }
+
+    private struct Session: Sendable {
+        var firstOutstanding: UInt64
+        var lastUsed: UInt64
+        /// Sorted by sequence.
+        var replies: [(sequence: UInt64, reply: [UInt8])]
+    }
+
+    private var sessions: [SessionID: Session] = [:]
+
+    var count: Int { sessions.count }
+
+    func verdict(_ id: SessionID, sequence: UInt64) -> Verdict {
+        guard let session = sessions[id] else { return .new }
+        if sequence < session.firstOutstanding { return .stale }
+        let position = session.replies.partitioningIndex { $0.sequence >= sequence }
+        if position < session.replies.count, session.replies[position].sequence == sequence {
+            return .replay(session.replies[position].reply)
+        }
+        return .new
+    }
+
+    /// Keeps the reply of a command that was just applied, and forgets those the client no longer needs.
+    mutating func record(_ id: SessionID, sequence: UInt64, firstOutstanding: UInt64, reply: [UInt8], milliseconds: UInt64) {
+        if sessions[id] == nil {
+            if sessions.count >= SessionTable.sessionLimit { evictOldest() }
+            sessions[id] = Session(firstOutstanding: firstOutstanding, lastUsed: milliseconds, replies: [])
+        }
+        guard var session = sessions.removeValue(forKey: id) else { return }
+        session.lastUsed = milliseconds
+        if firstOutstanding > session.firstOutstanding {
+            session.firstOutstanding = firstOutstanding
+            session.replies.removeFirst(session.replies.partitioningIndex { $0.sequence >= firstOutstanding })
+        }
+        let position = session.replies.partitioningIndex { $0.sequence >= sequence }
+        session.replies.insert((sequence, reply), at: position)
+        if session.replies.count > SessionTable.outstandingLimit {
+            session.firstOutstanding = session.replies[0].sequence + 1
+            session.replies.removeFirst()
+        }
+        sessions[id] = session
+    }
+
+    mutating func end(_ id: SessionID) { sessions[id] = nil }
+
+    /// Forgets what was not used for ``idleMilliseconds`` of log time.
+    mutating func expire(milliseconds: UInt64) {
+        guard milliseconds > SessionTable.idleMilliseconds else { return }
+        let limit = milliseconds - SessionTable.idleMilliseconds
+        sessions = sessions.filter { $0.value.lastUsed >= limit }
+    }
+
+    private mutating func evictOldest() {
+        // Equal on every replica: the smallest (last use, id), not the first that hashing yields.
+        let oldest = sessions.min { ($0.value.lastUsed, $0.key) < ($1.value.lastUsed, $1.key) }
+        if let oldest { sessions[oldest.key] = nil }
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.count(sessions.count)
+        for (id, session) in sessions.sorted(by: { $0.key < $1.key }) {
+            id.encode(into: &writer)
+            writer.varint(session.firstOutstanding)
+            writer.varint(session.lastUsed)
+            writer.count(session.replies.count)
+            for (sequence, reply) in session.replies {
+                writer.varint(sequence)
+                writer.slice(reply)
+            }
+        }
+    }
+
+    init() {}
+
+    init(decoding reader: inout ByteReader) throws(WireError) {
+        for _ in 0..<(try reader.count(max: SessionTable.sessionLimit, itemBytes: 19)) {
+            let id = try SessionID(decoding: &reader)
+            var session = Session(firstOutstanding: try reader.varint(), lastUsed: try reader.varint(), replies: [])
+            for _ in 0..<(try reader.count(max: SessionTable.outstandingLimit, itemBytes: 2)) {
+                session.replies.append((try reader.varint(), try reader.array(max: Limits.commandBytes)))
+            }
+            sessions[id] = session
+        }
+    }
+}
+
+extension Array {
+    /// The first position whose element satisfies a predicate that is false, then true, over the array.
+    func partitioningIndex(where belongsInSecond: (Element) -> Bool) -> Int {
+        var low = 0
+        var high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if belongsInSecond(self[middle]) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+}

@@ -1,0 +1,71 @@
+import Model
+
+/// What a seed decides about a run before it begins.
+public struct WorldSettings: Sendable, CustomStringConvertible {
+    /// 1 to 7.
+    public var nodes: Int
+    /// K of `--expect`: 1, 3 or 5, at most `nodes`.
+    public var expect: Int
+    /// Nodes that expect K; the others only join.
+    public var founders: Int
+    public var clients: Int
+    /// How long faults are injected.
+    public var chaos: TimeSpan
+    /// How long after the last fault everything may take to come together.
+    public var patience = TimeSpan.seconds(25)
+    /// Of datagrams.
+    public var loss = 0.0
+    public var duplication = 0.0
+    /// Time between two faults is drawn up to this.
+    public var faultPause: TimeSpan
+    public var crashes = true
+    public var partitions = true
+    public var pauses = true
+    public var diskFaults = true
+    /// Hand-overs and stops by SIGTERM.
+    public var orders = true
+    /// Bytes of a snapshot in one message.
+    public var chunkBytes: Int
+    public var snapshotEntries: Int
+    /// Ten times quicker gossip than a real cluster's.
+    public var quickGossip = true
+
+    public init(seed: UInt64) {
+        var generator = SeededGenerator(seed: seed &* 0x9E37_79B9_7F4A_7C15 ^ 0xC0)
+        nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7][Int(generator.next() % 11)]
+        let fitting = [1, 3, 5].filter { $0 <= nodes }
+        expect = fitting[Int(generator.next() % UInt64(fitting.count))]
+        if nodes >= 3, generator.chance(0.5) { expect = nodes >= 5 && generator.chance(0.5) ? 5 : 3 }
+        founders = expect == 1 ? 1 : generator.chance(0.5) ? expect : nodes
+        clients = 3 + Int(generator.next() % 4)
+        chaos = .milliseconds(Int64(2_000 + generator.next() % 2_000))
+        loss = [0, 0.02, 0.1, 0.25][Int(generator.next() % 4)]
+        duplication = [0, 0.05, 0.2][Int(generator.next() % 3)]
+        faultPause = .milliseconds([200, 500, 1_000, 2_000][Int(generator.next() % 4)])
+        crashes = generator.chance(0.85)
+        partitions = generator.chance(0.7)
+        pauses = generator.chance(0.5)
+        diskFaults = generator.chance(0.4)
+        orders = generator.chance(0.5)
+        chunkBytes = [400, 3_000, 1 << 20][Int(generator.next() % 3)]
+        snapshotEntries = [15, 60, 200, 50_000][Int(generator.next() % 4)]
+        quickGossip = generator.chance(0.9)
+    }
+
+    public var description: String {
+        let faults = [
+            crashes ? "crashes" : nil, partitions ? "partitions" : nil, pauses ? "pauses" : nil, diskFaults ? "disk" : nil,
+            orders ? "orders" : nil,
+        ].compactMap { $0 }
+        return """
+            \(nodes) nodes (\(founders) expect \(expect)), \(clients) clients, loss \(loss), duplication \(duplication), \
+            snapshot every \(snapshotEntries), chaos \(chaos), faults: \(faults.joined(separator: " "))
+            """
+    }
+}
+
+/// A rule that must always hold was broken.
+public struct Violation: Error, CustomStringConvertible {
+    public var description: String
+    public init(_ description: String) { self.description = description }
+}
