@@ -62,7 +62,7 @@ let package = Package(
         .target(name: "Simulator", dependencies: ["Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Membership"]),
         .target(
             name: "PatternContainers",
-            dependencies: ["Model", "Wire", "EventLoop", "CPlatform", "Transport", "Client", "ScatterGather", "Queues", "Leases", "NodeCore"]),
+            dependencies: ["Model", "Wire", "EventLoop", "Transport", "Client", "ScatterGather", "Queues", "Leases", "Scheduling", "NodeCore"]),
 
         // Layer 6: programs.
         .executableTarget(
@@ -99,7 +99,7 @@ let package = Package(
         .testTarget(name: "PodsTests", dependencies: ["Model", "Wire", "EventLoop", "Pods", "CPlatform", "coterie-init"]),
         .testTarget(
             name: "PatternContainersTests",
-            dependencies: ["Model", "Wire", "EventLoop", "PatternContainers", "CPlatform", "Leases", "Queues", "Client", "Transport", "ScatterGather"]),
+            dependencies: ["Model", "Wire", "EventLoop", "PatternContainers", "CPlatform", "Leases", "Queues", "Client", "Transport", "ScatterGather", "Scheduling"]),
         .testTarget(name: "NodeCoreTests", dependencies: ["Model", "Wire", "NodeCore", "Simulator", "Queues", "Leases"]),
         .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "Model", "Wire", "coterie", "coterie-init", "coterie-console"]),
     ],

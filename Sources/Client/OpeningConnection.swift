@@ -46,14 +46,6 @@ final class OpeningConnection {
     }
 
     func start() {
-        if !address.isUnix && key == nil {
-            // Never from within `start`: the owner may not have stored us yet.
-            timer.start(after: .zero) { [weak self] in
-                guard let self else { return }
-                finish(.failure(OpenFailure(error: EndpointBook.missingKey(address), isFinal: true)))
-            }
-            return
-        }
         ByteStream.connect(loop: loop, to: address, timeout: OpeningConnection.connectTimeout) { [weak self] result in
             switch result {
             case .success(let stream):
@@ -79,6 +71,11 @@ final class OpeningConnection {
     }
 
     private func connected(_ stream: ByteStream) {
+        // Only now: where nobody listens there is no cluster, and a key would not help.
+        if !address.isUnix && key == nil {
+            stream.close()
+            return finish(.failure(OpenFailure(error: EndpointBook.missingKey(address), isFinal: true)))
+        }
         let tls: TLSSession?
         do {
             tls =

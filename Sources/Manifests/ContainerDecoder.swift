@@ -181,24 +181,36 @@ struct ContainerDecoder {
 
     // MARK: - Resources
 
+    // Written with small steps: Swift 6.3.1's optimizer fails on the same as one function with a nested one.
     private func resources(_ cursor: Cursor?) -> Resources {
         guard let cursor else { return Resources() }
-        let limits = Resources(
-            memoryBytes: cursor["limits"]?["memory"]?.size,
-            cpuMilli: cursor["limits"]?["cpu"]?.scalar.flatMap(ScalarValue.cpuMilli))
-        func compare(_ field: String, _ request: UInt64?, _ limit: UInt64?) {
-            guard let request, let cursor = cursor["requests"]?[field] else { return }
-            guard let limit else {
-                diagnostics.report(
-                    cursor.place, cursor.path, "a request without a limit would have no effect",
-                    hint: "Coterie has limits only; give limits.\(field)")
-                return
-            }
-            if request > limit { diagnostics.report(cursor.place, cursor.path, "more than the limit") }
+        let limits: Cursor? = cursor["limits"]
+        let requests: Cursor? = cursor["requests"]
+        let result = Resources(memoryBytes: memory(limits), cpuMilli: cpu(limits))
+        if let request = memory(requests) { compare("memory", requests, request, result.memoryBytes) }
+        if let request = cpu(requests) { compare("cpu", requests, request, result.cpuMilli) }
+        return result
+    }
+
+    private func memory(_ cursor: Cursor?) -> UInt64? {
+        guard let cursor, let value = cursor["memory"] else { return nil }
+        return value.size
+    }
+
+    private func cpu(_ cursor: Cursor?) -> UInt64? {
+        guard let cursor, let value = cursor["cpu"], let scalar = value.scalar else { return nil }
+        return ScalarValue.cpuMilli(scalar)
+    }
+
+    private func compare(_ field: String, _ requests: Cursor?, _ request: UInt64, _ limit: UInt64?) {
+        guard let requests, let cursor = requests[field] else { return }
+        guard let limit else {
+            diagnostics.report(
+                cursor.place, cursor.path, "a request without a limit would have no effect",
+                hint: "Coterie has limits only; give limits.\(field)")
+            return
         }
-        compare("memory", cursor["requests"]?["memory"]?.size, limits.memoryBytes)
-        compare("cpu", cursor["requests"]?["cpu"]?.scalar.flatMap(ScalarValue.cpuMilli), limits.cpuMilli)
-        return limits
+        if request > limit { diagnostics.report(cursor.place, cursor.path, "more than the limit") }
     }
 
     // MARK: - Probes

@@ -34,6 +34,14 @@ extension NodeCore {
             forwardedOrders: reconciler.forwardedOrders.count)
     }
 
+    /// What a virgin node waits for, for messages.
+    package var bootstrapOutline: String {
+        guard let bootstrap else { return founding == nil ? "no bootstrap" : "founding" }
+        guard let promise = bootstrap.promise else { return "expects \(bootstrap.expect), no promise" }
+        let whose = promise.initiator == options.id ? "itself" : displayName(promise.initiator)
+        return "expects \(bootstrap.expect), promised to \(whose), attempt \(promise.attempt)"
+    }
+
     /// The last entry that this node has applied.
     package var appliedIndex: UInt64 { state.appliedIndex }
 

@@ -1,10 +1,7 @@
 // A simulated client program: what `Client/RequestEngine` does (one connection at a time, sessions and sequences, the same
 // command again after a break), and a small program of its own that asks.
-import Leases
 import Model
 import NodeCore
-import Queues
-import Scheduling
 import Wire
 
 /// One request from its asking to its end.
@@ -24,10 +21,12 @@ final class Operation {
     var channel: UInt32?
     var sentAt = MonotonicTime.zero
     var unresolvedSends = 0
-    var isOpen = true
+    /// Called once, at the end.
+    let then: (Ending) throws -> Void
 
     init(
-        number: UInt64, kind: Kind, askedAt: MonotonicTime, waitUntil: MonotonicTime?, deadline: MonotonicTime, seenIndex: UInt64
+        number: UInt64, kind: Kind, askedAt: MonotonicTime, waitUntil: MonotonicTime?, deadline: MonotonicTime, seenIndex: UInt64,
+        then: @escaping (Ending) throws -> Void
     ) {
         self.number = number
         self.kind = kind
@@ -35,6 +34,7 @@ final class Operation {
         self.waitUntil = waitUntil
         self.deadline = deadline
         self.seenIndex = seenIndex
+        self.then = then
     }
 }
 
@@ -76,14 +76,16 @@ final class SimulatedClient {
     var operations: [UInt64: Operation] = [:]
     var isSearching = false
     var isDone = false
-    var endedSessions = 0
+    var isEnding = false
 
     // MARK: Program
 
     /// Operations of the program that are under way.
     var active = 0
     /// The elector's lease.
-    var held: (token: UInt64, renewals: Int)?
+    var held: (key: String, token: UInt64)?
+    /// Jobs that this worker has in hand.
+    var jobsInHand = 0
     /// Names of pods that this keeper has made.
     var podNames: [String] = []
     var nextPod = 0
@@ -127,7 +129,6 @@ final class SimulatedClient {
     }
 
     func close(_ operation: Operation) {
-        operation.isOpen = false
         operations[operation.number] = nil
         if case .command(_, let lane, let sequence) = operation.kind { lanes[lane].outstanding.remove(sequence) }
     }

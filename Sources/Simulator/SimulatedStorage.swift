@@ -251,7 +251,7 @@ final class SimulatedStorage {
         let temporary = promiseName + ".new"
         let file = try disk.open(temporary, .create)
         do throws(DiskError) {
-            try promise.encoded.withUnsafeBytes { bytes throws(DiskError) in try disk.write(file, at: 0, bytes) }
+            try write(promise.encoded, to: file, on: disk)
             try disk.sync(file)
         } catch {
             disk.close(file)
@@ -260,6 +260,13 @@ final class SimulatedStorage {
         disk.close(file)
         try disk.rename(temporary, to: promiseName)
         try disk.syncDirectory()
+    }
+
+    private static func write(_ bytes: [UInt8], to file: DiskFile, on disk: SimulatedDisk) throws(DiskError) {
+        let result: Result<Void, DiskError> = bytes.withUnsafeBytes { buffer in
+            do throws(DiskError) { return .success(try disk.write(file, at: 0, buffer)) } catch { return .failure(error) }
+        }
+        try result.get()
     }
 
     private static func readPromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {

@@ -78,6 +78,7 @@ extension World {
             guard settings.diskFaults else { return }
             switch generator.next() % 3 {
             case 0:
+                guard hosts[i].isUp else { return }
                 hosts[i].disks.journal.failingSyncs = 1
                 // A node whose disk fails is started again, by somebody, some time.
                 schedule(after: random(300_000..<900_000), .restartIfFailed(i))
@@ -90,6 +91,7 @@ extension World {
     func beginPeace() {
         note(12, text: "peace")
         enter(.draining)
+        peaceSince = now
         for i in hosts.indices {
             hosts[i].disks.journal.capacity = .max
             hosts[i].disks.journal.failingSyncs = 0
@@ -106,7 +108,6 @@ extension World {
 
     func enter(_ next: Stage) {
         stage = next
-        stageSince = now
         note(13, UInt64(next.rawValue), text: "stage \(next)")
     }
 }

@@ -58,7 +58,7 @@ public final class World {
     var clients: [SimulatedClient] = []
     var oracle = ClusterOracle()
     var stage = Stage.chaos
-    var stageSince = MonotonicTime.zero
+    var peaceSince = MonotonicTime.distantFuture
     var isPeaceful: Bool { stage > .chaos }
     /// From [from * n + to].
     var links: [Link]
@@ -418,7 +418,9 @@ public final class World {
         let host = hosts[i]
         for outcome in host.storage?.finish(thread) ?? [] {
             switch outcome {
-            case .input(let input): feed(i, input)
+            case .input(let input):
+                if case .snapshotInstalled = input { figures.snapshotsInstalled += 1 }
+                feed(i, input)
             case .chunk(let chunk, let to):
                 if let effect = host.core?.snapshotFrame(chunk, to: to) { try perform(effect, i) }
             case .retry: schedule(after: .milliseconds(50), .diskRetry(i, life: host.life))

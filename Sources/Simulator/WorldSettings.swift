@@ -32,13 +32,14 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
 
     public init(seed: UInt64) {
         var generator = SeededGenerator(seed: seed &* 0x9E37_79B9_7F4A_7C15 ^ 0xC0)
-        nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7][Int(generator.next() % 11)]
-        let fitting = [1, 3, 5].filter { $0 <= nodes }
+        let count = [1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7][Int(generator.next() % 11)]
+        nodes = count
+        let fitting = [1, 3, 5].filter { $0 <= count }
         expect = fitting[Int(generator.next() % UInt64(fitting.count))]
         if nodes >= 3, generator.chance(0.5) { expect = nodes >= 5 && generator.chance(0.5) ? 5 : 3 }
         founders = expect == 1 ? 1 : generator.chance(0.5) ? expect : nodes
         clients = 3 + Int(generator.next() % 4)
-        chaos = .milliseconds(Int64(2_000 + generator.next() % 2_000))
+        chaos = .milliseconds(Int64(2_500 + generator.next() % 3_000))
         loss = [0, 0.02, 0.1, 0.25][Int(generator.next() % 4)]
         duplication = [0, 0.05, 0.2][Int(generator.next() % 3)]
         faultPause = .milliseconds([200, 500, 1_000, 2_000][Int(generator.next() % 4)])

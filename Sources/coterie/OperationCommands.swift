@@ -140,7 +140,9 @@ struct DoctorCommand: ParsableCommand {
             ("port 11300/tcp", 11_300, PortProbe.stream),
         ] {
             let isFree = PortProbe.isFree(port, type: type)
-            findings.add(what, isFree || running != nil, isFree ? "free" : running.map { "in use (an agent runs: \($0))" } ?? "in use")
+            // No fault of the machine: other ports can be named.
+            let text = isFree ? "free" : running.map { "in use; the agent of \(data) runs as \($0)" } ?? "in use"
+            findings.add(what, isFree, text, isNeeded: false)
         }
         var limit = rlimit()
         _ = getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
@@ -165,7 +167,7 @@ struct DoctorCommand: ParsableCommand {
         Invocation.show(["ok": .bool(!failed), "checks": .array(findings.items)]) { document in
             var table = Table("CHECK", "", "")
             for item in document.list("checks") {
-                let mark = item["ok"] == .bool(true) ? "ok" : item["needed"] == .bool(true) ? "FAILED" : "missing"
+                let mark = item["ok"] == .bool(true) ? "ok" : item["needed"] == .bool(true) ? "FAILED" : "note"
                 table.add(item.cell("check"), mark, item.cell("detail"))
             }
             return table.text(headers: false)

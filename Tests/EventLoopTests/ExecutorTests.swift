@@ -25,7 +25,8 @@ extension EventLoopTests {
                 #expect(sum == 4950)
                 async let a = child(box)
                 async let b = child(box)
-                #expect(await a && b)
+                let both = await (a, b)
+                #expect(both.0 && both.1)
             }
         }
 

@@ -78,7 +78,9 @@ func isOpen(_ descriptor: Int32) -> Bool { fcntl(descriptor, F_GETFD) >= 0 }
 /// A fresh directory that is gone afterwards.
 func withDirectory<T>(_ body: (String) throws -> T) throws -> T {
     var template = Array("/tmp/coterie-loop-XXXXXX".utf8CString)
-    let made = template.withUnsafeMutableBufferPointer { buffer in mkdtemp(buffer.baseAddress).map { String(cString: $0) } }
+    let made = template.withUnsafeMutableBufferPointer { buffer in
+        buffer.baseAddress.flatMap { mkdtemp($0) }.map { String(cString: $0) }
+    }
     let path = try #require(made)
     defer { removeAll(path) }
     return try body(path)

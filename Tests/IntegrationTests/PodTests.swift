@@ -18,7 +18,9 @@ extension TestCluster {
             {
                 let pod = try await self.json(["get", "pod", name])
                 last = pod.text()
-                return phases.contains(pod["status"]?["phase"]?.stringValue ?? "") ? pod : nil
+                // JSON has a nil literal of its own: a conditional expression would be JSON's null.
+                guard phases.contains(pod["status"]?["phase"]?.stringValue ?? "") else { return nil }
+                return pod
             }
         } catch {
             let logs = try? await coterie(["logs", name, "--all"])
@@ -275,7 +277,8 @@ extension Integration {
                 try await cluster.ok(["apply", "-f", manifest])
                 let holder: JSONValue = try await eventually("somebody holds the election", within: 30) {
                     let election = try await cluster.json(["election", "show", "chief"])
-                    return election["holder"]?.isNull == false ? election : nil
+                    guard election["holder"]?.isNull == false else { return nil }
+                    return election
                 }
                 let chief = try #require(holder["holder"]?["pod"]?.stringValue, "\(holder.text())")
                 let other = chief == "p0" ? "p1" : "p0"

@@ -100,12 +100,12 @@ extension Integration {
                         && show["ttlMilliseconds"] == 2_000)
                 #expect((show["expiresInMilliseconds"]?.intValue ?? -1) > 0)
                 func runs(_ elector: ChildProgram) -> Bool {
-                    !ProcessTable.processes(running: "sleep 4321").filter {
+                    !ProcessTable.processes(exactly: "sleep 4321").filter {
                         getsid($0) == elector.pid || parentChain($0).contains(elector.pid)
                     }.isEmpty
                 }
                 let holder = try #require(electors.first { runs($0) })
-                let sleepers = ProcessTable.processes(running: "sleep 4321")
+                let sleepers = ProcessTable.processes(exactly: "sleep 4321")
                 #expect(!sleepers.isEmpty)
                 holder.signal(SIGKILL)
                 try await eventually("the successor runs", within: 20) { tokens().count == 2 }
@@ -118,7 +118,7 @@ extension Integration {
                 try await eventually("nobody holds it", within: 5) {
                     try await cluster.json(["election", "show", "boss"])["holder"]?.isNull == true
                 }
-                #expect(ProcessTable.processes(running: "sleep 4321").isEmpty)
+                #expect(ProcessTable.processes(exactly: "sleep 4321").isEmpty)
             }
         }
 

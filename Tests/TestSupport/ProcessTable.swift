@@ -15,11 +15,14 @@ public enum ProcessTable {
     }
 
     /// Processes whose command line, words joined by spaces, contains the text.
-    public static func processes(running text: String) -> [Int32] {
-        pids().filter { pid in
-            guard let data = contents("/proc/\(pid)/cmdline") else { return false }
-            return String(decoding: data.map { $0 == 0 ? 32 : $0 }, as: UTF8.self).contains(text)
-        }
+    public static func processes(running text: String) -> [Int32] { pids().filter { commandLine($0).contains(text) } }
+
+    /// Processes whose whole command line, words joined by spaces, is the text.
+    public static func processes(exactly text: String) -> [Int32] { pids().filter { commandLine($0) == text } }
+
+    private static func commandLine(_ pid: Int32) -> String {
+        guard let data = contents("/proc/\(pid)/cmdline") else { return "" }
+        return data.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }.joined(separator: " ")
     }
 
     /// Removes mounts that killed processes left below a directory.

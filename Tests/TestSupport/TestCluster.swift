@@ -215,7 +215,8 @@ public final class TestCluster: TestBench, @unchecked Sendable {
             else {
                 return nil
             }
-            return document["ready"] == .bool(true) ? document : nil
+            guard document["ready"] == .bool(true) else { return nil }
+            return document
         }
         node.id = line["id"]?.stringValue ?? ""
         node.address = line["address"]?.stringValue ?? ""

@@ -1,0 +1,270 @@
+// Knows everything that happened in a world and compares. Three kinds of rules:
+// - of the log: one leader a term, a new leader has all that was ever committed, committed entries never differ, terms and
+//   commit indexes never go back, states are equal at equal indexes (a replica of our own follows the log);
+// - of answers: nothing is answered before it is committed, every answer is the one that the log's order gives (which makes
+//   commands linearizable: the log's order is checked against real time), a command is executed once, a read has applied
+//   whatever was committed when it was asked;
+// - of what clients rely on, known from the answers alone: ids, tokens and leases, jobs that stay until they are deleted.
+import Consensus
+import Leases
+import Model
+import NodeCore
+import Queues
+import Scheduling
+import Wire
+
+struct ClusterOracle {
+    struct Command: Hashable {
+        var session: SessionID
+        var sequence: UInt64
+    }
+
+    private struct Committed {
+        var term: UInt64
+        var checksum: UInt32
+    }
+
+    private struct Execution {
+        var index: UInt64
+        var reply: [UInt8]
+    }
+
+    private(set) var replica = StateReplica()
+    private var committed: [Committed] = []
+    private var leaders: [UInt64: Int] = [:]
+    private var checksums: [LogPosition: UInt32] = [:]
+    private var digests: [UInt64: UInt32] = [:]
+    private var executions: [Command: Execution] = [:]
+    private var bindings: [SimulatedPods.Key: NodeID] = [:]
+    private var lastStamp: UInt64 = 0
+    var jobs = JobLedger()
+    var elections = ElectionLedger()
+
+    var committedIndex: UInt64 { UInt64(committed.count) }
+
+    // MARK: - The log
+
+    mutating func started(_ host: SimulatedHost, _ recovery: NodeRecovery) throws {
+        host.log = LogView(base: recovery.log.base.index, entries: recovery.log.entries)
+        host.lastTerm = 0
+        host.lastCommit = 0
+        if recovery.log.snapshot.index > committedIndex {
+            throw Violation("node \(host.index) starts from a snapshot of \(recovery.log.snapshot.index), which was never committed")
+        }
+    }
+
+    /// After each turn of a node, before its effects are carried out.
+    mutating func observe(_ effects: [NodeEffect], of host: SimulatedHost, in world: World) throws {
+        for effect in effects {
+            switch effect {
+            case .persist(let request), .found(let request):
+                try host.log.take(request)
+                for entry in request.entries { try record(entry, by: host.index) }
+            default: break
+            }
+        }
+        guard let core = host.core, let raft = core.raft else { return }
+        if raft.term < host.lastTerm { throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(raft.term)") }
+        if raft.commitIndex < host.lastCommit { throw Violation("node \(host.index): its commit index goes back") }
+        host.lastTerm = raft.term
+        if raft.isLeader {
+            if let other = leaders[raft.term], other != host.index {
+                throw Violation("nodes \(other) and \(host.index) both lead term \(raft.term)")
+            }
+            if leaders[raft.term] == nil { world.figures.leaders += 1 }
+            leaders[raft.term] = host.index
+            if !host.wasLeader { try checkCompleteness(of: host, raft) }
+        }
+        host.wasLeader = raft.isLeader
+        try advance(host, to: raft.commitIndex, world)
+        if core.appliedIndex > committedIndex { throw Violation("node \(host.index) has applied what is not committed") }
+        if core.appliedIndex > 0, core.appliedIndex % 16 == 0, core.appliedIndex == raft.commitIndex {
+            try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
+        }
+    }
+
+    /// An index and term name one entry for ever.
+    private mutating func record(_ entry: LogEntry, by host: Int) throws {
+        let checksum = CRC32C.checksum(entry.payload)
+        if let known = checksums[entry.position], known != checksum { throw Violation("there are two entries \(entry.position)") }
+        checksums[entry.position] = checksum
+    }
+
+    private mutating func advance(_ host: SimulatedHost, to commit: UInt64, _ world: World) throws {
+        var index = host.lastCommit
+        while index < commit {
+            index += 1
+            guard let entry = host.log[index] else {
+                // It came with a snapshot.
+                guard index <= committedIndex else { throw Violation("node \(host.index) has committed \(index), which nobody has seen") }
+                continue
+            }
+            let identity = Committed(term: entry.term, checksum: CRC32C.checksum(entry.payload))
+            if index <= committedIndex {
+                let known = committed[Int(index - 1)]
+                guard known.term == identity.term, known.checksum == identity.checksum else {
+                    throw Violation("node \(host.index) commits \(entry.position), but \(index)@\(known.term) was committed")
+                }
+            } else {
+                guard index == committedIndex + 1 else { throw Violation("entry \(committedIndex + 1) was left out") }
+                committed.append(identity)
+                try apply(entry, world)
+            }
+        }
+        host.lastCommit = commit
+    }
+
+    private func checkCompleteness(of host: SimulatedHost, _ raft: Raft) throws {
+        guard host.log.lastIndex >= committedIndex else {
+            throw Violation("node \(host.index) leads term \(raft.term) with \(host.log.lastIndex) of \(committedIndex) committed entries")
+        }
+        for index in stride(from: committedIndex, to: host.log.base, by: -1) {
+            guard let entry = host.log[index], entry.term == committed[Int(index - 1)].term else {
+                throw Violation("node \(host.index) leads term \(raft.term) with another entry \(index)")
+            }
+        }
+    }
+
+    mutating func snapshotMade(_ metadata: SnapshotMetadata, _ state: [UInt8], by host: Int) throws {
+        guard metadata.index <= committedIndex, committed[Int(metadata.index - 1)].term == metadata.term else {
+            throw Violation("node \(host) makes a snapshot of \(metadata.position), which is not committed")
+        }
+        try record(digest: CRC32C.checksum(state), at: metadata.index, of: host)
+    }
+
+    private mutating func compare(_ state: [UInt8], at index: UInt64, of host: Int, _ world: World) throws {
+        world.figures.digestsCompared += 1
+        try record(digest: CRC32C.checksum(state), at: index, of: host)
+    }
+
+    private mutating func record(digest: UInt32, at index: UInt64, of host: Int) throws {
+        if index == replica.appliedIndex, digests[index] == nil { digests[index] = CRC32C.checksum(replica.encoded) }
+        if let known = digests[index], known != digest { throw Violation("node \(host) has another state at \(index)") }
+        digests[index] = digest
+    }
+
+    // MARK: - What the log's order means
+
+    private mutating func apply(_ entry: LogEntry, _ world: World) throws {
+        let applied: [StateReplica.Applied]
+        do { applied = try replica.apply(entry) } catch { throw Violation("committed entry \(entry.position) can not be read: \(error)") }
+        if entry.index % 16 == 0 { digests[entry.index] = CRC32C.checksum(replica.encoded) }
+        if let stamp = StateReplica.stamp(of: entry) {
+            // Log time stands still without a leader and is never quicker than a clock.
+            if stamp > UInt64(world.now.nanoseconds / 1_000_000) { throw Violation("log time \(stamp) ms is ahead of the world's") }
+            lastStamp = max(lastStamp, stamp)
+        }
+        var hasScheduling = false
+        for item in applied {
+            let command = Command(session: item.command.session, sequence: item.command.sequence)
+            switch item.command.command {
+            case .tick, .endSession: continue
+            case .scheduling: hasScheduling = true
+            case .queue, .lease: break
+            }
+            if item.isReplay {
+                world.figures.replays += 1
+                continue
+            }
+            if let earlier = executions[command] {
+                throw Violation("command \(command.sequence) of \(command.session) is executed at \(earlier.index) and again at \(item.index)")
+            }
+            // A wait that found nothing goes on.
+            if item.command.wait != nil, ClusterOracle.isEmptyHanded(item.result) { continue }
+            executions[command] = Execution(index: item.index, reply: item.result.encoded)
+            switch (item.command.command, item.result) {
+            case (.queue(let queue), .queue(let result)): try jobs.executed(queue, result, at: lastStamp)
+            case (.lease(let lease), .lease(let result)): try elections.executed(lease, result, at: lastStamp)
+            default: break
+            }
+        }
+        if hasScheduling {
+            for pod in replica.pods {
+                guard let node = pod.node else { continue }
+                let key = SimulatedPods.Key(uid: pod.uid, generation: pod.generation)
+                if let other = bindings[key], other != node { throw Violation("pod \(pod.name) generation \(pod.generation) is bound to two nodes") }
+                if bindings[key] == nil { world.figures.podsBound += 1 }
+                bindings[key] = node
+            }
+        }
+    }
+
+    static func isEmptyHanded(_ result: StateResult) -> Bool {
+        switch result {
+        case .queue(.reserved(let jobs)): jobs.isEmpty
+        case .lease(.held): true
+        default: false
+        }
+    }
+
+    // MARK: - Answers
+
+    /// What a node says to a client, at the moment it says it.
+    func check(
+        _ response: ClientResponse, to operation: Operation, of client: SimulatedClient, by host: SimulatedHost, in world: World
+    ) throws {
+        guard case .success(let bytes) = response else { return }
+        switch operation.kind {
+        case .query(let path):
+            guard let core = host.core, path != "status" else { return }
+            guard core.appliedIndex >= operation.seenIndex else {
+                throw Violation(
+                    "node \(host.index) answers \(path) from index \(core.appliedIndex), but \(operation.seenIndex) was committed before")
+            }
+        case .command(let command, let lane, let sequence):
+            if case .endSession = command { return }
+            var reader = ByteReader(bytes)
+            let result = try StateResult(decoding: &reader)
+            let key = Command(session: client.lanes[lane].id, sequence: sequence)
+            guard let execution = executions[key] else {
+                if operation.waitUntil != nil, ClusterOracle.isEmptyHanded(result) { return }
+                throw Violation("node \(host.index) answers operation \(operation.number) with \(result) before it is committed")
+            }
+            guard execution.index > operation.seenIndex else {
+                throw Violation("operation \(operation.number) was executed at \(execution.index), before it was asked")
+            }
+            guard execution.reply == bytes else {
+                throw Violation("node \(host.index) answers operation \(operation.number) with \(result), which is not what the log gives")
+            }
+        }
+    }
+
+    // MARK: - What clients know
+
+    mutating func putAcknowledged(_ numbers: [UInt64], _ inserted: [InsertedJob]) throws { try jobs.putAcknowledged(numbers, inserted) }
+    mutating func reserved(_ job: ReservedJob) throws { try jobs.reserved(job) }
+    mutating func deleteAsked(_ job: UInt64) { jobs.deleteAsked.insert(job) }
+    mutating func deleteAcknowledged(_ job: UInt64) throws { try jobs.deleteAcknowledged(job) }
+    func isDeleted(_ job: UInt64) -> Bool { jobs.deleted.contains(job) }
+    func isDeleteAsked(_ job: UInt64) -> Bool { jobs.deleteAsked.contains(job) }
+    func anyAcknowledgedJob(using generator: inout SeededGenerator) -> UInt64? { jobs.anyAcknowledged(using: &generator) }
+
+    /// A command with a job's lease was answered.
+    func leaseUsed(job: UInt64, lease: UInt64, _ ending: Ending) throws {
+        guard case .result(let result) = ending else { return }
+        switch result {
+        case .queue(.done), .queue(.buried), .queue(.notFound), .queue(.leaseExpired): break
+        default: throw Violation("a command on job \(job) was answered with \(result)")
+        }
+    }
+
+    func newestToken(of key: String) -> UInt64 { elections.newest[key] ?? 0 }
+
+    mutating func granted(
+        _ key: String, token: UInt64, to client: Int, until: MonotonicTime, now: MonotonicTime
+    ) throws { try elections.granted(key, token: token, to: client, until: until, now: now) }
+
+    mutating func renewed(_ key: String, client: Int, until: MonotonicTime) throws { elections.renewed(key, client: client, until: until) }
+    mutating func gaveUp(_ key: String, client: Int) { elections.gaveUp(key, client: client) }
+
+    // MARK: - The end
+
+    mutating func checkEnd(_ world: World) throws {
+        for host in world.hosts {
+            guard let core = host.core else { continue }
+            guard core.appliedIndex == replica.appliedIndex else { throw Violation("node \(host.index) is not at the end") }
+            try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
+        }
+        try jobs.checkEnd()
+    }
+}

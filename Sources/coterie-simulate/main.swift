@@ -1,0 +1,116 @@
+// Runs simulated worlds from the command line: many seeds, or one again with its trace.
+import Glibc
+import Simulator
+
+let usage = """
+    usage: coterie-simulate [--seeds N] [--from S] [--seconds T] [--keep-going]
+           coterie-simulate --replay SEED [--trace]
+
+    Whole nodes on virtual time, network and disks, with faults; rules are checked at every step. The first seed that breaks
+    one is printed and ends the run with exit code 1; --replay runs it again, and --trace prints each step.
+
+      --seeds N      how many seeds to run (default 100)
+      --from S       the first seed (default 0)
+      --seconds T    stop after so many seconds, even before N seeds
+      --keep-going   do not stop at the first broken rule
+      --replay SEED  run one seed and print its figures
+      --trace        with --replay: print every step
+    """
+
+struct Options {
+    var seeds: UInt64 = 100
+    var from: UInt64 = 0
+    var seconds = UInt64.max
+    var replay: UInt64?
+    var trace = false
+    var keepGoing = false
+
+    init(_ arguments: [String]) {
+        var rest = arguments[...]
+        func fail(_ why: String) -> Never {
+            write(2, "coterie-simulate: \(why) (see --help)\n")
+            exit(2)
+        }
+        while let argument = rest.popFirst() {
+            func number() -> UInt64 {
+                guard let text = rest.popFirst(), let value = UInt64(text) else { fail("\(argument) needs a number") }
+                return value
+            }
+            switch argument {
+            case "--seeds": seeds = number()
+            case "--from": from = number()
+            case "--seconds": seconds = number()
+            case "--replay": replay = number()
+            case "--trace": trace = true
+            case "--keep-going": keepGoing = true
+            case "-h", "--help":
+                print(usage)
+                exit(0)
+            default: fail("unknown argument \(argument)")
+            }
+        }
+    }
+}
+
+func write(_ descriptor: Int32, _ text: String) {
+    var bytes = Array(text.utf8)[...]
+    while !bytes.isEmpty {
+        let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+        guard count > 0 else { exit(3) }
+        bytes = bytes.dropFirst(count)
+    }
+}
+
+func monotonicSeconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec)
+}
+
+func runOne(_ seed: UInt64, trace: Bool) -> Int32 {
+    let world = World(seed: seed)
+    var lines = ""
+    if trace {
+        world.onTrace = { line in
+            lines += line + "\n"
+            if lines.utf8.count > 1 << 16 {
+                write(1, lines)
+                lines = ""
+            }
+        }
+    }
+    write(1, "seed \(seed): \(world.settings)\n")
+    do {
+        try world.run()
+        write(1, lines)
+    } catch {
+        write(1, lines + "\(error)\n")
+        return 1
+    }
+    write(1, "trace \(String(world.traceDigest, radix: 16)) after \(world.steps) steps, \(world.now)\n\(world.figures)\n")
+    return 0
+}
+
+func runMany(_ options: Options) -> Int32 {
+    let start = monotonicSeconds()
+    var total = World.Figures()
+    var ran: UInt64 = 0
+    var failures = 0
+    while ran < options.seeds, monotonicSeconds() - start < options.seconds {
+        let world = World(seed: options.from + ran)
+        ran += 1
+        do {
+            try world.run()
+        } catch {
+            write(1, "\(error)\n")
+            failures += 1
+            if !options.keepGoing { break }
+        }
+        total += world.figures
+    }
+    write(1, "\(ran) seeds from \(options.from), \(failures) failed, \(monotonicSeconds() - start) s\n\(total)\n")
+    return failures == 0 ? 0 : 1
+}
+
+let options = Options(Array(CommandLine.arguments.dropFirst()))
+exit(options.replay.map { runOne($0, trace: options.trace) } ?? runMany(options))
