@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/errqueue.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -105,6 +106,13 @@ ssize_t coterie_receive_descriptors(int fd, void *bytes, size_t size, int *fds, 
     return got;
 }
 
+void coterie_ignore_broken_pipes(void) {
+    struct sigaction action;
+    if (sigaction(SIGPIPE, NULL, &action) != 0 || action.sa_handler != SIG_DFL) return;
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
 // Runs between vfork and exec, in the parent's memory: only system calls, no allocation, no locks.
 static int spawn_child(const struct coterie_spawn *options, int *moved, pid_t parent) {
     if (options->new_session) {
@@ -133,6 +141,8 @@ static int spawn_child(const struct coterie_spawn *options, int *moved, pid_t pa
         }
         if (dup2(moved[i], i) < 0) return errno;
     }
+    // What this process had from its own parent is not the child's. (Ours are close-on-exec anyway.)
+    syscall(SYS_close_range, options->descriptor_count, ~0U, CLOSE_RANGE_CLOEXEC);
     if (options->directory != NULL && chdir(options->directory) != 0) return errno;
     // The raw calls: glibc's would change every thread of the parent, whose memory this is.
     if (options->uid >= 0 || options->gid >= 0) {
@@ -147,13 +157,9 @@ static int spawn_child(const struct coterie_spawn *options, int *moved, pid_t pa
     if (options->death_signal != 0 && prctl(PR_SET_PDEATHSIG, options->death_signal) != 0) return errno;
     // Had it been killed before that, the signal would never come.
     if (options->death_signal != 0 && getppid() != parent) return ESRCH;
-    for (int number = 1; number < 65; number++) {
-        if (number == SIGKILL || number == SIGSTOP) continue;
-        struct sigaction standard;
-        memset(&standard, 0, sizeof standard);
-        standard.sa_handler = SIG_DFL;
-        sigaction(number, &standard, NULL);
-    }
+    // The kernel's own struct, all zero, is the default; glibc's call refuses the two signals that it uses itself.
+    static const unsigned long standard[8];
+    for (int number = 1; number < 65; number++) syscall(SYS_rt_sigaction, number, standard, NULL, 8);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

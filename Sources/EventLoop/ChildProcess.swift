@@ -47,7 +47,7 @@ public final class ChildProcess: LoopHandleOwner {
         public var input: Stream = .null
         public var output: Stream = .inherit
         public var error: Stream = .inherit
-        /// Become descriptors 3, 4, …; they stay the caller's to close.
+        /// Become descriptors 3, 4, …; they stay the caller's to close. The child gets no others.
         public var extraDescriptors: [Int32] = []
         public var newProcessGroup = false
         public var newSession = false

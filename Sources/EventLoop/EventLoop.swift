@@ -1,5 +1,6 @@
 // libuv's loop as Swift: one loop, one thread. Call-backs are the first layer; `async` code runs on the same thread through
 // the loop's executors.
+import CPlatform
 import CUV
 import Glibc
 import Model
@@ -27,8 +28,10 @@ public final class EventLoop {
     /// For `Task(executorPreference:)`: the task's code runs on this loop's thread.
     public let taskExecutor: LoopTaskExecutor
 
-    /// Fails if the process has no descriptors left (`EMFILE`).
+    /// Fails if the process has no descriptors left (`EMFILE`). The process ignores SIGPIPE from here on.
     public init() throws(UVError) {
+        // libuv writes without MSG_NOSIGNAL.
+        coterie_ignore_broken_pipes()
         let loop = UnsafeMutablePointer<uv_loop_t>.allocate(capacity: 1)
         let status = uv_loop_init(loop)
         guard status >= 0 else {

@@ -79,14 +79,20 @@ struct ReplicatedState: Sendable {
     /// Expires what is due.
     private mutating func advance(to milliseconds: UInt64) {
         guard milliseconds > self.milliseconds else { return }
+        let isNewSecond = milliseconds / 1_000 != self.milliseconds / 1_000
         self.milliseconds = milliseconds
         queues.expire(now: milliseconds)
         leases.expire(now: milliseconds)
         scheduling.expire(now: milliseconds)
-        sessions.expire(milliseconds: milliseconds)
+        // Looks through all of them: not for every entry.
+        if isNewSecond { sessions.expire(milliseconds: milliseconds) }
     }
 
     private mutating func apply(_ command: ClientCommand, index: UInt64) -> Applied {
+        if case .endSession = command.command {
+            sessions.end(command.session, milliseconds: milliseconds)
+            return Applied(command: command, result: .done, isReplay: false)
+        }
         switch sessions.verdict(command.session, sequence: command.sequence) {
         case .stale: return Applied(command: command, result: .stale, isReplay: true)
         case .replay(let reply):
@@ -100,10 +106,7 @@ struct ReplicatedState: Sendable {
         case .queue(let queue): result = .queue(queues.apply(queue, index: index, now: milliseconds))
         case .lease(let lease): result = .lease(leases.apply(lease, index: index, now: milliseconds))
         case .scheduling(let scheduling): result = .scheduling(self.scheduling.apply(scheduling, index: index, now: milliseconds))
-        case .tick: return Applied(command: command, result: .done, isReplay: false)
-        case .endSession:
-            sessions.end(command.session)
-            return Applied(command: command, result: .done, isReplay: false)
+        case .tick, .endSession: return Applied(command: command, result: .done, isReplay: false)
         }
         // A wait that found nothing goes on: it is not the command's reply yet.
         if !(command.wait != nil && result.isEmptyHanded) {
@@ -116,6 +119,7 @@ struct ReplicatedState: Sendable {
 
     /// The reply that a command got earlier, if its session remembers: it need not go through the log again.
     func earlierReply(to command: ClientCommand) -> StateResult? {
+        if case .endSession = command.command { return nil }
         switch sessions.verdict(command.session, sequence: command.sequence) {
         case .new: return nil
         case .stale: return .stale

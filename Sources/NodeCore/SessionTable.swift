@@ -10,6 +10,8 @@ struct SessionTable: Sendable {
     static let sessionLimit = 65_536
     /// Of log time: a session unused for so long is forgotten.
     static let idleMilliseconds: UInt64 = 600_000
+    /// Of log time: longer than anything of an ended session can still be on its way.
+    static let endedMilliseconds: UInt64 = 60_000
 
     enum Verdict: Hashable, Sendable {
         case new
@@ -61,13 +63,19 @@ struct SessionTable: Sendable {
         sessions[id] = session
     }
 
-    mutating func end(_ id: SessionID) { sessions[id] = nil }
+    /// Forgets the session's replies. That it has ended is remembered for a while: a copy of one of its commands that was
+    /// delayed on its way must not be taken for a new command.
+    mutating func end(_ id: SessionID, milliseconds: UInt64) {
+        guard sessions[id] != nil else { return }
+        sessions[id] = Session(firstOutstanding: .max, lastUsed: milliseconds, replies: [])
+    }
 
-    /// Forgets what was not used for ``idleMilliseconds`` of log time.
+    /// Forgets what was not used for ``idleMilliseconds`` of log time, and ended sessions after ``endedMilliseconds``.
     mutating func expire(milliseconds: UInt64) {
-        guard milliseconds > SessionTable.idleMilliseconds else { return }
-        let limit = milliseconds - SessionTable.idleMilliseconds
-        sessions = sessions.filter { $0.value.lastUsed >= limit }
+        sessions = sessions.filter { _, session in
+            let limit = session.firstOutstanding == .max ? SessionTable.endedMilliseconds : SessionTable.idleMilliseconds
+            return milliseconds - min(session.lastUsed, milliseconds) <= limit
+        }
     }
 
     private mutating func evictOldest() {

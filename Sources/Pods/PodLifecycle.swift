@@ -172,6 +172,14 @@ public struct PodLifecycle: Sendable {
         case .initializing, .running: next = activeUntil
         case .stopping(let stopping) where containers.contains { $0.hasProcess && !$0.isKilled }:
             next = stopping.deadline
+            if stopping.sidecars, case .completed = stopping.cause {
+                // The one whose turn it is: the last that is left.
+                if let i = containers.indices.last(where: { containers[$0].role == .sidecar && containers[$0].hasProcess }),
+                    !containers[i].isTerminating
+                {
+                    next = min(next, settled(i))
+                }
+            }
         case .stopping, .waiting, .ended: break
         }
         for container in containers {

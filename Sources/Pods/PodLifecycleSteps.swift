@@ -8,6 +8,12 @@ extension PodLifecycle {
     /// What sidecars get to end when the main containers used the whole grace period up (KEP-753 gives two seconds).
     static let sidecarGrace = TimeSpan.seconds(2)
 
+    /// How long a sidecar is left alone after its start when the main containers ended at once.
+    static let settleTime = TimeSpan.seconds(1)
+
+    /// From when a sidecar may be asked to end.
+    func settled(_ i: Int) -> MonotonicTime { containers[i].startedAt + Self.settleTime }
+
     // MARK: - One container
 
     mutating func start(_ i: Int, _ actions: inout [Action]) {
@@ -222,6 +228,9 @@ extension PodLifecycle {
             if now >= stopping.deadline {
                 kill(i, &actions)
             } else {
+                // A program that was just started may not have its SIGTERM handler yet, and would lose what the main
+                // containers said last: it is left a moment to come up.
+                if case .completed = stopping.cause, now < settled(i) { return }
                 terminate(i, killAt: nil, &actions)
                 return
             }

@@ -27,7 +27,8 @@ extension World {
             return enter(.done)
         }
         guard now - peaceSince < settings.patience else {
-            throw Violation("\(settings.patience) after the last fault: \(unsettled ?? "clients wait: \(waitingClients)")")
+            let what = stage < .settling ? "clients wait: \(waitingClients)" : unsettled ?? "nothing is missing"
+            throw Violation("\(settings.patience) after the last fault: \(what)")
         }
         schedule(after: .milliseconds(50), .poll)
     }

@@ -91,7 +91,7 @@ extension World {
     }
 
     private func reserve(_ client: SimulatedClient) {
-        guard client.active < 2, client.jobsInHand < 4 else { return }
+        guard client.active < 2, client.jobsInHand < 4, !stragglersAreIn || oracle.replica.jobCount > 0 else { return }
         reserveOnce(client, isDraining: isPeaceful) { _ in }
     }
 

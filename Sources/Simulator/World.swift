@@ -2,6 +2,7 @@
 // follows from the seed: the same seed gives the same trace, in every process. Rules that must always hold are checked at every
 // step (see ``ClusterOracle``); when the faults end, everything has to come together within bounded time.
 import Consensus
+import Journal
 import Model
 import NodeCore
 import Wire
@@ -274,7 +275,14 @@ public final class World {
         let host = hosts[i]
         host.begin()
         host.pausedUntil = now
-        let (storage, recovery) = try SimulatedStorage.open(host.disks, id: host.id, chunkBytes: settings.chunkBytes)
+        let opened: (storage: SimulatedStorage, recovery: NodeRecovery)
+        do {
+            opened = try SimulatedStorage.open(host.disks, id: host.id, chunkBytes: settings.chunkBytes)
+        } catch JournalError.noSpace {
+            // The agent says so and ends; whoever started it tries again.
+            return schedule(after: .milliseconds(200), .start(i))
+        }
+        let (storage, recovery) = opened
         let life = host.life
         storage.onStart = { [weak self] thread in self?.diskStarted(i, life, thread) }
         var options = NodeOptions(

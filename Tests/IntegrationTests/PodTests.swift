@@ -204,7 +204,9 @@ extension Integration {
                     """
                     apiVersion: v1
                     kind: Pod
-                    metadata: {name: talk}
+                    metadata:
+                      name: talk
+                      annotations: {coterie.internal/listen: logs}
                     spec:
                       terminationGracePeriodSeconds: 3
                       initContainers:
@@ -412,6 +414,72 @@ extension Integration {
                 try await cluster.ok(["apply", "-f", manifest])
                 let log = try await cluster.untilLog("meter", "app", contains: "17")
                 #expect(log.contains("celsius") && log.contains("sensor=\"cellar\""), "\(log)")
+            }
+        }
+
+        @Test func podsEndWithTheirKilledAgentAndRunAgainWhenItReturns() async throws {
+            try await withCluster(3) { cluster in
+                let manifest = try cluster.file(
+                    "stay.yaml",
+                    """
+                    apiVersion: v1
+                    kind: Pod
+                    metadata: {name: stay}
+                    spec:
+                      nodeName: n1
+                      terminationGracePeriodSeconds: 1
+                      containers: [{name: app, image: localhost/host, command: [sleep, "4323"]}]
+                    """)
+                try await cluster.ok(["apply", "-f", manifest])
+                try await cluster.untilPod("stay", ["Running"])
+                #expect(ProcessTable.processes(exactly: "sleep 4323").count == 1)
+                try await cluster.kill9(cluster.nodes[1])
+                try await eventually("its processes are gone", within: 20) { ProcessTable.processes(exactly: "sleep 4323").isEmpty }
+                try await cluster.restart(cluster.nodes[1])
+                // A pod is mortal, as in Kubernetes: it may have failed for good, but never runs twice.
+                try await eventually("the cluster knows how it is", within: 30) {
+                    let pod = try await cluster.coterie(["--json", "get", "pod", "stay"])
+                    if pod.code == 4 { return true }
+                    let phase = try pod.json()["status"]?["phase"]?.stringValue
+                    let count = ProcessTable.processes(exactly: "sleep 4323").count
+                    return phase == "Running" ? count == 1 : phase == "Failed" && count == 0
+                }
+            }
+        }
+
+        @Test func terminatedAgentStopsItsPodsWithinTheirGrace() async throws {
+            try await withCluster(1) { cluster in
+                let manifest = try cluster.file(
+                    "stay.yaml",
+                    """
+                    apiVersion: v1
+                    kind: Pod
+                    metadata: {name: stay}
+                    spec:
+                      terminationGracePeriodSeconds: 2
+                      containers: [{name: app, image: localhost/host, command: [sleep, "4324"]}]
+                    """)
+                try await cluster.ok(["apply", "-f", manifest])
+                try await cluster.untilPod("stay", ["Running"])
+                #expect(try await cluster.terminate(cluster.nodes[0]) == .exited(0))
+                #expect(ProcessTable.processes(exactly: "sleep 4324").isEmpty)
+            }
+        }
+
+        @Test func podThatTheKernelCanNotHoldIsRefusedUnlessAsked() async throws {
+            try await withBench { bench in
+                let manifest = try bench.file(
+                    "image.yaml",
+                    """
+                    apiVersion: v1
+                    kind: Pod
+                    metadata: {name: image}
+                    spec:
+                      restartPolicy: Never
+                      containers: [{name: app, image: not/here, command: ["true"]}]
+                    """)
+                let outcome = try await bench.run(["run", "--pod", manifest], within: 30)
+                #expect(outcome.code == 125 && outcome.stderr.contains("not/here"), "\(outcome)")
             }
         }
 

@@ -19,6 +19,15 @@ func generatedText(lines: Int, seed: UInt64 = 7) -> String {
     return out
 }
 
+extension TestCluster {
+    /// Names of the nodes on which pods run whose names contain the text.
+    func nodes(running part: String) async throws -> [String] {
+        let pods = try await json(["get", "pods"])["items"]?.arrayValue ?? []
+        let named = pods.filter { $0["metadata"]?["name"]?.stringValue?.contains(part) == true }
+        return named.filter { $0["status"]?["phase"] == "Running" }.compactMap { $0["spec"]?["nodeName"]?.stringValue }
+    }
+}
+
 extension Integration {
     @Suite(.enabled(if: Programs.canRunPods, "leaves run in pods: root, coterie-init and name spaces are needed"))
     struct Scatter {
@@ -82,24 +91,64 @@ extension Integration {
                     ], via: client, input: text)
                 // The victim runs a leaf, is not the client's node, and not the root's.
                 let victim: TestNode = try await eventually("a leaf runs on another node", within: 30) {
-                    let pods = try await cluster.json(["get", "pods"])["items"]?.arrayValue ?? []
-                    func nodes(_ part: String) -> [String] {
-                        pods.filter {
-                            $0["metadata"]?["name"]?.stringValue?.contains(part) == true
-                                && $0["status"]?["phase"] == "Running"
-                        }.compactMap { $0["spec"]?["nodeName"]?.stringValue }
-                    }
-                    let roots = nodes("root")
+                    let roots = try await cluster.nodes(running: "root")
+                    let leaves = try await cluster.nodes(running: "leaf")
                     guard !roots.isEmpty else { return nil }
-                    return cluster.nodes.first {
-                        nodes("leaf").contains($0.name) && !roots.contains($0.name) && $0.index != 0
-                    }
+                    return cluster.nodes.first { leaves.contains($0.name) && !roots.contains($0.name) && $0.index != 0 }
                 }
                 try await cluster.kill9(victim)
                 let outcome = try await cluster.finish(scatter, within: 90)
                 #expect(outcome.code == 0, "\(outcome)")
                 #expect(counts(of: outcome.stdout) == count(text))
                 try checkSummary(summary, total: 30)
+            }
+        }
+
+        @Test func wordCountHoldsWhileTheLeaderIsKilled() async throws {
+            try await withCluster(5) { cluster in
+                let text = generatedText(lines: 3_000)
+                let leader = try await cluster.untilLeader()
+                let client = try await cluster.follower()
+                let scatter = try cluster.launch(
+                    ["scatter", "--leaf", "sleep 0.3; " + leaf, "--merge", merge, "--lines", "200", "--parallel", "4"],
+                    via: client, input: text)
+                try await eventually("a leaf runs", within: 30) { try await !cluster.nodes(running: "leaf").isEmpty }
+                try await cluster.kill9(leader)
+                let outcome = try await cluster.finish(scatter, within: 120)
+                #expect(outcome.code == 0, "\(outcome)")
+                #expect(counts(of: outcome.stdout) == count(text))
+            }
+        }
+
+        @Test func wordCountHoldsWhileTheRootsNodeIsKilled() async throws {
+            try await withCluster(5) { cluster in
+                let text = generatedText(lines: 3_000)
+                var client = cluster.nodes[0]
+                func begin() throws -> ChildProgram {
+                    try cluster.launch(
+                        ["scatter", "--leaf", "sleep 0.3; " + leaf, "--merge", merge, "--lines", "200", "--parallel", "4"],
+                        via: client, input: text)
+                }
+                var scatter = try begin()
+                func root() async throws -> String {
+                    try await eventually("the root runs", within: 30) { try await cluster.nodes(running: "root").first }
+                }
+                var node = try await root()
+                if node == client.name {
+                    // The client must not lose its own node: once more through another.
+                    scatter.signal(SIGINT)
+                    try await scatter.ended(within: 20)
+                    try await eventually("it is cancelled") { try await cluster.nodes(running: "root").isEmpty }
+                    client = cluster.nodes[1]
+                    scatter = try begin()
+                    node = try await root()
+                }
+                let victim = try #require(cluster.nodes.first { $0.name == node && $0.name != client.name })
+                try await eventually("a leaf runs", within: 30) { try await !cluster.nodes(running: "leaf").isEmpty }
+                try await cluster.kill9(victim)
+                let outcome = try await cluster.finish(scatter, within: 120)
+                #expect(outcome.code == 0, "\(outcome)")
+                #expect(counts(of: outcome.stdout) == count(text))
             }
         }
 

@@ -122,6 +122,44 @@ extension Integration {
             }
         }
 
+        @Test func commandEndsBeforeAFrozenHoldersLeasePassesOn() async throws {
+            try await withCluster(3) { cluster in
+                let log = cluster.directory + "/log"
+                // A beat every 20 ms under the holder's token: two tokens must never beat in turns.
+                let command = "while :; do echo $COTERIE_FENCING_TOKEN >> \(log); sleep 0.02; done"
+                let first = try cluster.launch(["elect", "e", "--ttl", "2s", "--", command], via: cluster.nodes[0])
+                func beats() -> [Int] {
+                    String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self)
+                        .split(separator: "\n").compactMap { Int($0) }
+                }
+                try await eventually("the first beats") { beats().count > 3 }
+                let second = try cluster.launch(["elect", "e", "--ttl", "2s", "--", command], via: cluster.nodes[1])
+                first.signal(SIGSTOP)
+                try await eventually("the second beats", within: 20) { Set(beats()).count == 2 }
+                first.signal(SIGCONT)
+                let count = beats().count
+                try await eventually("it goes on") { beats().count > count + 20 }
+                let all = beats()
+                let change = try #require(all.firstIndex { $0 != all[0] })
+                #expect(all[change...].allSatisfy { $0 == all[change] }, "the first was still at work when the second began")
+                #expect(all[change] > all[0])
+                for elector in [first, second] { elector.signal(SIGTERM) }
+                for elector in [first, second] { try await elector.ended(within: 10) }
+            }
+        }
+
+        @Test func commandEndsWhenTheClusterIsLost() async throws {
+            try await withCluster(3) { cluster in
+                let elector = try cluster.launch(["elect", "e", "--ttl", "2s", "--", "exec sleep 4322"], via: cluster.nodes[0])
+                try await eventually("it holds") { !ProcessTable.processes(exactly: "sleep 4322").isEmpty }
+                try await cluster.kill9([cluster.nodes[1], cluster.nodes[2]])
+                try await eventually("the command is stopped", within: 8) {
+                    ProcessTable.processes(exactly: "sleep 4322").isEmpty
+                }
+                elector.signalGroup(SIGKILL)
+            }
+        }
+
         @Test func exitCodeIsTheCommands() async throws {
             try await withCluster(1) { cluster in
                 let own = try await cluster.coterie(["elect", "e", "--", "exit 42"])

@@ -152,6 +152,8 @@ private func container(
         world.send(.started(2, run: 1))
         _ = world.take()
         world.send(.exited(2, run: 1, code: 0, reason: nil))
+        #expect(world.take() == [], "sidecars that were just started may not have their handlers yet")
+        #expect(world.tick() == .seconds(1))
         #expect(world.take() == ["signal s2 15"])
         world.send(.exited(1, run: 1, code: 143, reason: nil))
         #expect(world.take() == ["signal s1 15"])

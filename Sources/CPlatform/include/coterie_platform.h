@@ -37,7 +37,10 @@ struct coterie_spawn {
     int64_t uid, gid;  // -1: unchanged; with either, supplementary groups are dropped
 };
 
-/// Starts a program with all signals at their defaults and none blocked. Returns its pid, or the child's errno negated.
+/// Writing to what nobody reads any more becomes EPIPE instead of the process's end. A handler that is set stays.
+void coterie_ignore_broken_pipes(void);
+
+/// Starts a program with all signals at their defaults and none blocked, and no descriptors but those named. Returns its pid, or the child's errno negated.
 int coterie_start_process(const struct coterie_spawn *_Nonnull options);
 
 /// A descriptor that is readable once the process has ended (pidfd_open).

@@ -1,0 +1,80 @@
+import Glibc
+import Model
+import Simulator
+import Testing
+
+/// Whole nodes with clients on virtual time, network and disks (see `Simulator.World` for the rules that are checked). A
+/// failure names its seed: `scripts/simulate --replay SEED [--trace]`, or SIMULATE_SEED=n in the environment of this suite.
+@Suite struct SimulationTests {
+    /// A hundred seeds on an ordinary day; SIMULATE_SEEDS and SIMULATE_FROM choose others.
+    static let seeds = number("SIMULATE_SEEDS") ?? 100
+    static let from = number("SIMULATE_FROM") ?? 0
+
+    static func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
+
+    @Test(arguments: 0..<10)
+    func noFaultBreaksARuleAndPeaceHeals(block: UInt64) throws {
+        for seed in SimulationTests.from..<SimulationTests.from + SimulationTests.seeds where seed % 10 == block {
+            do {
+                try World(seed: seed).run()
+            } catch {
+                Issue.record("\(error)")
+            }
+        }
+    }
+
+    /// Seeds that once broke a rule, with what was wrong.
+    @Test(arguments: [
+        // A command of an ended session that was late on its way was executed a second time.
+        15,
+    ])
+    func seedsThatOnceFailedPass(seed: UInt64) throws {
+        try World(seed: seed).run()
+    }
+
+    @Test(.enabled(if: number("SIMULATE_SEED") != nil))
+    func replay() throws {
+        guard let seed = SimulationTests.number("SIMULATE_SEED") else { return }
+        let world = World(seed: seed)
+        try world.run()
+        print("seed \(seed): \(world.settings)\n\(world.figures)")
+    }
+
+    /// A simulation that tests nothing passes as well: the seeds must really elect, commit, reserve, install, read and crash.
+    @Test func theSeedsReachWhatTheyAreMeantToTest() throws {
+        var total = World.Figures()
+        for seed: UInt64 in 500..<515 {
+            let world = World(seed: seed)
+            try world.run()
+            total += world.figures
+        }
+        #expect(total.committed > 1_500)
+        #expect(total.answers > 1_000)
+        #expect(total.reads > 100)
+        #expect(total.leaders > 20)
+        #expect(total.crashes > 20)
+        #expect(total.snapshotsInstalled > 0)
+        #expect(total.reservations > 300)
+        #expect(total.grants > 10)
+        #expect(total.podsBound > 20)
+        #expect(total.digestsCompared > 1_000)
+    }
+
+    /// Every size of cluster and every K forms, with and without further nodes, whoever starts first.
+    @Test(arguments: [(1, 1, 1), (2, 1, 1), (3, 1, 1), (3, 3, 3), (4, 3, 3), (4, 3, 4), (5, 3, 5), (5, 5, 5), (6, 3, 6), (7, 5, 5)])
+    func oneClusterFormsUnderPartitions(nodes: Int, expect: Int, founders: Int) throws {
+        for seed: UInt64 in 900..<903 {
+            var settings = WorldSettings(seed: seed)
+            settings.nodes = nodes
+            settings.expect = expect
+            settings.founders = founders
+            settings.clients = 2
+            settings.chaos = .milliseconds(2_000)
+            settings.faultPause = .milliseconds(300)
+            settings.crashes = true
+            settings.partitions = true
+            settings.quickGossip = true
+            try World(seed: seed, settings: settings).run()
+        }
+    }
+}
