@@ -116,7 +116,8 @@ public final class ByteStream: LoopHandleOwner {
     /// Connects; `then` is called once, on the loop, never from within this call. A time-out is `ETIMEDOUT`; a connection that
     /// comes later is closed.
     public static func connect(
-        loop: EventLoop, to address: SocketAddress, timeout: TimeSpan, then: @escaping (Result<ByteStream, UVError>) -> Void
+        loop: EventLoop, to address: SocketAddress, timeout: TimeSpan,
+        then: @escaping (Result<ByteStream, UVError>) -> Void
     ) {
         let attempt: Connecting
         do {
@@ -156,7 +157,9 @@ public final class ByteStream: LoopHandleOwner {
             }
             var status: Int32 = 0
             switch stream.box {
-            case .tcp(let box): status = address.withSystemAddress { uv_tcp_connect(request, box.raw, $0, callback) } ?? UV_EINVAL.rawValue
+            case .tcp(let box):
+                status =
+                    address.withSystemAddress { uv_tcp_connect(request, box.raw, $0, callback) } ?? UV_EINVAL.rawValue
             case .pipe(let box):
                 guard case .unix(let path) = address.host else { break }
                 do throws(UVError) {
@@ -201,7 +204,8 @@ public final class ByteStream: LoopHandleOwner {
             raw,
             { handle, _, buffer in
                 guard let stream = ByteStream.owner(handle), let buffer else { return }
-                buffer.pointee = uv_buf_init(stream.loop.slab.baseAddress?.assumingMemoryBound(to: CChar.self), UInt32(stream.loop.slab.count))
+                buffer.pointee = uv_buf_init(
+                    stream.loop.slab.baseAddress?.assumingMemoryBound(to: CChar.self), UInt32(stream.loop.slab.count))
             },
             { handle, count, buffer in
                 guard let stream = ByteStream.owner(handle), let buffer else { return }
@@ -247,7 +251,8 @@ public final class ByteStream: LoopHandleOwner {
         var rest = bytes[...]
         if queuedBytes == 0 {
             var buffer = uv_buf_init(
-                UnsafeMutablePointer(mutating: bytes.baseAddress?.assumingMemoryBound(to: CChar.self)), UInt32(clamping: bytes.count))
+                UnsafeMutablePointer(mutating: bytes.baseAddress?.assumingMemoryBound(to: CChar.self)),
+                UInt32(clamping: bytes.count))
             let written = uv_try_write(raw, &buffer, 1)
             if written >= 0 {
                 rest = bytes[Int(written)...]
@@ -386,7 +391,9 @@ private final class WriteRequest {
     private let bytes: UnsafeMutableRawBufferPointer
     private let stream: ByteStream
 
-    static func make(_ bytes: UnsafeRawBufferPointer, _ stream: ByteStream) -> WriteRequest { WriteRequest(bytes, stream) }
+    static func make(_ bytes: UnsafeRawBufferPointer, _ stream: ByteStream) -> WriteRequest {
+        WriteRequest(bytes, stream)
+    }
 
     private init(_ source: UnsafeRawBufferPointer, _ stream: ByteStream) {
         bytes = .allocate(byteCount: source.count, alignment: 1)

@@ -151,7 +151,8 @@ public final class ChildProcess: LoopHandleOwner {
                         func start(_ directory: UnsafePointer<CChar>?) -> Int32 {
                             var request = coterie_spawn(
                                 path: program, arguments: arguments, environment: environment, directory: directory,
-                                descriptors: base, descriptor_count: Int32(buffer.count), new_session: options.newSession ? 1 : 0,
+                                descriptors: base, descriptor_count: Int32(buffer.count),
+                                new_session: options.newSession ? 1 : 0,
                                 new_group: options.newProcessGroup ? 1 : 0, death_signal: options.parentDeathSignal,
                                 uid: options.user.map { Int64($0) } ?? -1, gid: options.group.map { Int64($0) } ?? -1)
                             return coterie_start_process(&request)

@@ -112,7 +112,8 @@ public final class DescriptorSocket: LoopHandleOwner {
 
     private func flush() {
         while !isClosed, !isBroken, let first = queue.first {
-            let sent = coterie_send_descriptors(fd, first.bytes, first.bytes.count, first.descriptors, Int32(first.descriptors.count))
+            let sent = coterie_send_descriptors(
+                fd, first.bytes, first.bytes.count, first.descriptors, Int32(first.descriptors.count))
             if sent == -Int(EAGAIN) { break }
             if sent < 0 { return failLater(UVError(code: Int32(sent))) }
             for descriptor in first.descriptors { Glibc.close(descriptor) }

@@ -80,10 +80,14 @@ final class HandleBox<Raw, Owner: AnyObject> {
     /// The owner behind a handle in a call-back; nil after ``close()``. Every call-back of a handle passes here, so that the
     /// turn begins to count with the first one after the wait.
     static func owner(_ pointer: UnsafeMutableRawPointer?) -> Owner? {
-        guard let handle = pointer?.assumingMemoryBound(to: uv_handle_t.self), let data = handle.pointee.data else { return nil }
+        guard let handle = pointer?.assumingMemoryBound(to: uv_handle_t.self), let data = handle.pointee.data else {
+            return nil
+        }
         TurnMeter.of(handle.pointee.loop)?.begin()
         // Only `attach` sets it, with an `Owner`; the check is for debug builds.
-        return Unmanaged<HandleContext>.fromOpaque(data).takeUnretainedValue().owner.map { unsafeDowncast($0, to: Owner.self) }
+        return Unmanaged<HandleContext>.fromOpaque(data).takeUnretainedValue().owner.map {
+            unsafeDowncast($0, to: Owner.self)
+        }
     }
 
     var handle: UnsafeMutablePointer<uv_handle_t> { raw.up() }

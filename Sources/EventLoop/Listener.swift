@@ -19,7 +19,8 @@ public final class Listener: LoopHandleOwner {
     public var onConnection: ((ByteStream) -> Void)?
 
     /// Binds and listens. `mode` is for a Unix socket's file; one that nobody serves any more is replaced.
-    public init(loop: EventLoop, bind address: SocketAddress, mode: UInt32? = nil, backlog: Int32 = 512) throws(UVError) {
+    public init(loop: EventLoop, bind address: SocketAddress, mode: UInt32? = nil, backlog: Int32 = 512) throws(UVError)
+    {
         self.loop = loop
         if case .unix(let path) = address.host {
             try checkSocketPath(path)
@@ -77,7 +78,8 @@ public final class Listener: LoopHandleOwner {
         var buffer = [CChar](repeating: 0, count: 108)
         var size = buffer.count
         guard uv_pipe_getsockname(raw, &buffer, &size) == 0, size > 0, buffer[0] != 0 else { return nil }
-        return String(decoding: buffer[..<min(size, buffer.count)].map(UInt8.init(bitPattern:)).prefix { $0 != 0 }, as: UTF8.self)
+        return String(
+            decoding: buffer[..<min(size, buffer.count)].map(UInt8.init(bitPattern:)).prefix { $0 != 0 }, as: UTF8.self)
     }
 
     /// After a crash the file of a Unix socket stays; a live server answers a connection, a dead one's file refuses it.

@@ -9,7 +9,8 @@ public final class SignalWatcher: LoopHandleOwner {
         self.onSignal = onSignal
         box = try HandleBox(loop) { uv_signal_init($0, $1) }
         box.attach(self)
-        let status = uv_signal_start(box.raw, { handle, _ in HandleBox<uv_signal_t, SignalWatcher>.owner(handle)?.onSignal() }, signal)
+        let status = uv_signal_start(
+            box.raw, { handle, _ in HandleBox<uv_signal_t, SignalWatcher>.owner(handle)?.onSignal() }, signal)
         guard status >= 0 else {
             box.close()
             throw UVError(code: status)

@@ -46,11 +46,15 @@ extension SocketAddress {
     }
 
     /// What `fill` (getsockname and its like) writes.
-    static func reading(_ fill: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<Int32>) -> Int32) -> SocketAddress? {
+    static func reading(_ fill: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<Int32>) -> Int32)
+        -> SocketAddress?
+    {
         var storage = sockaddr_storage()
         var size = Int32(MemoryLayout<sockaddr_storage>.size)
         return withUnsafeMutablePointer(to: &storage) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { fill($0, &size) == 0 ? SocketAddress(system: $0) : nil }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                fill($0, &size) == 0 ? SocketAddress(system: $0) : nil
+            }
         }
     }
 }

@@ -24,7 +24,9 @@ public final class UDPSocket: LoopHandleOwner {
 
     public init(loop: EventLoop, bind address: SocketAddress) throws(UVError) {
         self.loop = loop
-        let box: HandleBox<uv_udp_t, UDPSocket> = try HandleBox(loop) { uv_udp_init_ex($0, $1, UInt32(UV_UDP_RECVMMSG.rawValue)) }
+        let box: HandleBox<uv_udp_t, UDPSocket> = try HandleBox(loop) {
+            uv_udp_init_ex($0, $1, UInt32(UV_UDP_RECVMMSG.rawValue))
+        }
         self.box = box
         slab = .allocate(byteCount: UDPSocket.slots * 65_536, alignment: 16)
         let status = address.withSystemAddress { uv_udp_bind(box.raw, $0, 0) } ?? UV_EINVAL.rawValue
@@ -59,11 +61,13 @@ public final class UDPSocket: LoopHandleOwner {
             box.raw,
             { handle, _, buffer in
                 guard let socket = HandleBox<uv_udp_t, UDPSocket>.owner(handle), let buffer else { return }
-                buffer.pointee = uv_buf_init(socket.slab.baseAddress?.assumingMemoryBound(to: CChar.self), UInt32(socket.slab.count))
+                buffer.pointee = uv_buf_init(
+                    socket.slab.baseAddress?.assumingMemoryBound(to: CChar.self), UInt32(socket.slab.count))
             },
             { handle, count, buffer, address, _ in
                 guard let socket = HandleBox<uv_udp_t, UDPSocket>.owner(handle) else { return }
-                guard count > 0, let base = buffer?.pointee.base, let address, let from = SocketAddress(system: address) else {
+                guard count > 0, let base = buffer?.pointee.base, let address, let from = SocketAddress(system: address)
+                else {
                     // An error, or a wake-up without a datagram: the error queue may have something.
                     if count < 0 || address == nil {
                         socket.drainErrors()
@@ -102,7 +106,8 @@ public final class UDPSocket: LoopHandleOwner {
         guard !box.isClosed else { return }
         var status = trySend(bytes, address)
         // The error of an earlier datagram is reported on the next send; that one has not been sent then.
-        if status < 0 && status != UV_EAGAIN.rawValue && status != UV_EMSGSIZE.rawValue && status != UV_EINVAL.rawValue {
+        if status < 0 && status != UV_EAGAIN.rawValue && status != UV_EMSGSIZE.rawValue && status != UV_EINVAL.rawValue
+        {
             drainErrors()
             if !refused.isEmpty { loop.beforeWaiting { [weak self] in self?.tellRefused() } }
             status = trySend(bytes, address)
@@ -113,7 +118,8 @@ public final class UDPSocket: LoopHandleOwner {
     private func trySend(_ bytes: [UInt8], _ address: SocketAddress) -> Int32 {
         bytes.withUnsafeBytes { source in
             var buffer = uv_buf_init(
-                UnsafeMutablePointer(mutating: source.baseAddress?.assumingMemoryBound(to: CChar.self)), UInt32(clamping: source.count))
+                UnsafeMutablePointer(mutating: source.baseAddress?.assumingMemoryBound(to: CChar.self)),
+                UInt32(clamping: source.count))
             return address.withSystemAddress { uv_udp_try_send(box.raw, &buffer, 1, $0) } ?? UV_EINVAL.rawValue
         }
     }

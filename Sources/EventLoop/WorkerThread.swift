@@ -22,11 +22,13 @@ public final class WorkerThread: @unchecked Sendable {
         pthread_mutex_init(lock, nil)
         pthread_cond_init(condition, nil)
         let context = Unmanaged.passRetained(self).toOpaque()
-        let status = pthread_create(&thread, nil, { context in
-            guard let context else { return nil }
-            Unmanaged<WorkerThread>.fromOpaque(context).takeRetainedValue().work()
-            return nil
-        }, context)
+        let status = pthread_create(
+            &thread, nil,
+            { context in
+                guard let context else { return nil }
+                Unmanaged<WorkerThread>.fromOpaque(context).takeRetainedValue().work()
+                return nil
+            }, context)
         guard status == 0 else {
             Unmanaged<WorkerThread>.fromOpaque(context).release()
             throw UVError(errno: status)

@@ -7,8 +7,9 @@
 //         ▲                 │ released: the initiator gave the attempt up
 //         └─────────────────┘
 //
-// Only the initiator of an attempt uses its promises, so that it alone can give it up: it does when a node it asked has
-// promised to an initiator with a smaller id, and the smaller one wins.
+// Only the initiator of an attempt uses its promises, so that it alone can give it up: it does when a node with a smaller id
+// asks it, or a node it asked has promised to one, and the smaller one wins; and when other nodes are there than it asked. A
+// node that still holds a promise for an attempt that was given up learns it when it next refuses somebody for it.
 import Model
 import Wire
 
@@ -164,8 +165,9 @@ struct Bootstrap: Sendable {
         nextDeadline = now + Bootstrap.retry
         guard !persisting else { return }
         if let promise {
-            // Asked again: an answer may have been lost.
-            if promise.initiator == id { askRest(promise) }
+            guard promise.initiator == id else { return }
+            // Asked again: an answer may have been lost. Others than at first: one of those has gone.
+            if promise.voters == candidates { askRest(promise) } else { giveUp(promise) }
             return
         }
         attempts += 1
@@ -214,6 +216,12 @@ struct Bootstrap: Sendable {
                     persist(asked, then: [.send(.granted(attempt: asked.attempt), to: sender)])
                 } else {
                     effects.append(.send(.refused(attempt: asked.attempt, to: promise.initiator), to: sender))
+                    if promise.initiator != id {
+                        // It may have given up, and its release was lost: reminded, it says so again.
+                        effects.append(.send(.granted(attempt: promise.attempt), to: promise.initiator))
+                    } else if sender < id {
+                        giveUp(promise)
+                    }
                 }
             } else if promise == nil {
                 persist(asked, then: [.send(.granted(attempt: asked.attempt), to: sender)])
@@ -221,21 +229,28 @@ struct Bootstrap: Sendable {
                 effects.append(.send(.granted(attempt: asked.attempt), to: sender))
             }
         case .granted(let attempt):
-            guard let promise, promise.initiator == id, promise.attempt == attempt, !persisting, promise.voters.contains(sender) else {
+            guard let promise, promise.initiator == id, promise.attempt == attempt else {
+                effects.append(.send(.release(attempt: attempt), to: sender))
                 return
             }
+            guard !persisting, promise.voters.contains(sender) else { return }
             granted.insert(sender)
             askRestIfComplete(promise)
         case .refused(let attempt, let other):
             guard let promise, promise.initiator == id, promise.attempt == attempt, !persisting, !formed else { return }
             // Give way to a smaller initiator, or to a cluster that exists already.
             if let other, other >= id { return }
-            granted = []
-            persist(nil, then: promise.voters.filter { $0 != id }.map { .send(.release(attempt: attempt), to: $0) })
+            giveUp(promise)
         case .release(let attempt):
             guard let promise, promise.initiator == sender, promise.attempt == attempt, !persisting else { return }
             persist(nil, then: [])
         }
+    }
+
+    /// Only for an attempt of this node's own: nobody else ever uses its promises.
+    private mutating func giveUp(_ promise: BootstrapPromise) {
+        granted = []
+        persist(nil, then: promise.voters.filter { $0 != id }.map { .send(.release(attempt: promise.attempt), to: $0) })
     }
 
     private mutating func askRestIfComplete(_ promise: BootstrapPromise) {

@@ -335,7 +335,10 @@ extension NodeCore {
         for (id, owned) in paths.owned.sorted(by: { $0.key < $1.key }) {
             if leaderless && !owned.mayBeLogged && now - owned.askedAt >= CommandPaths.leaderPatience && owned.origin != .own {
                 answer(id, .failure(noLeader))
-            } else if !leads && owned.mayBeLogged && now >= owned.resendAt && !waiting.contains(id) {
+            } else if owned.mayBeLogged && now >= owned.resendAt && !waiting.contains(id) {
+                // The leader itself has it already, unless its log refused it (a hand-over that came to nothing).
+                let key = CommandKey(owned.command)
+                if leads && (paths.inFlight[key] != nil || paths.parkedKeys[key] != nil) { continue }
                 paths.unsent.append(id)
             }
         }

@@ -22,6 +22,8 @@ struct Reconciler: Sendable {
     var keptUpSince: [NodeID: MonotonicTime] = [:]
     var forwardedOrders: [UInt64: (RequestID, deadline: MonotonicTime)] = [:]
     var leaving = false
+    /// Pods of ended gathers whose deletion is in the log: not proposed twice.
+    var clearedRoots: [String] = []
     var nextRun = MonotonicTime.zero
     /// The bindings that are in the log already, by pod: not proposed twice.
     var proposedBindings: [String: UInt64] = [:]
@@ -141,8 +143,19 @@ extension NodeCore {
         submit(.scheduling(.bind(placed.bindings)), wait: nil, origin: .own)
     }
 
-    /// A gather whose root has ended without a word, or can not run, has failed.
+    /// A gather whose root has ended without a word, or can not run, has failed. The root of an ended one stays until it has
+    /// delivered the result, and is cleared away when it has ended itself.
     private mutating func tendGathers() {
+        var done: [String] = []
+        for pod in state.scheduling.pods where !pod.deleting {
+            guard case .gather(let id) = pod.owner else { continue }
+            let isEnded = state.scheduling.gather(id)?.state.isTerminal ?? true
+            if isEnded && (pod.status.phase.isTerminal || pod.node == nil) { done.append(pod.name) }
+        }
+        if !done.isEmpty, reconciler.clearedRoots != done {
+            reconciler.clearedRoots = done
+            submit(.scheduling(.deletePods(done)), wait: nil, origin: .own)
+        }
         for gather in state.scheduling.gathers where !gather.state.isTerminal {
             let pods = gather.pods.compactMap { state.scheduling.pod(named: $0) }
             guard let root = pods.first(where: { $0.spec.name.hasSuffix("-root") }) else { continue }

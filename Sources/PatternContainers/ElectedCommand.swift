@@ -4,7 +4,8 @@
 //     request sent ──────────── 3/4 ttl ──── 7/8 ttl ──────── ttl
 //                              SIGTERM       SIGKILL           the cluster may grant it to another
 //
-// Should this process itself be killed, a guard (a shell that waits for the end of a pipe) kills the tree at once.
+// Should this process itself be killed, a guard (a shell that reads from a pipe) kills the tree at once; should it be frozen,
+// the guard does so at 7/8.
 import EventLoop
 import Glibc
 import Model
@@ -105,6 +106,7 @@ public final class ElectedCommand: SuppliedContainer {
         guard campaign.leads, let view = campaign.current else { return warning.stop() }
         // Nothing is started in the last eighth: a renewal must come first.
         if child == nil && !isStopping && view.deadline - options.ttl / 8 > loop.now { run(view.token) }
+        tellGuard(view.deadline)
         // Deadline is 7/8 of the TTL after sending; the command gets the eighth before it to end by itself.
         warning.start(after: max(view.deadline - options.ttl / 8 - loop.now, .zero)) { [weak self] in
             guard let self, let child else { return }
@@ -144,6 +146,13 @@ public final class ElectedCommand: SuppliedContainer {
         }
     }
 
+    /// How long the tree may live without a further word of ours.
+    private func tellGuard(_ deadline: MonotonicTime) {
+        let left = max((deadline - loop.now).milliseconds, 0)
+        let fraction = String(left % 1_000 + 1_000).dropFirst()
+        watchman?.input?.write(Array("\(left / 1_000).\(fraction)\n".utf8))
+    }
+
     private func dismissGuard() {
         watchman?.input?.write(Array("over\n".utf8))
         watchman?.input?.shutdown()
@@ -171,7 +180,8 @@ public final class ElectedCommand: SuppliedContainer {
         killTree()
         tree = nil
         dismissGuard()
-        if isTaken && !isStopping {
+        // The guard may have ended it while we were frozen: then the term is over, and nobody has told us yet.
+        if (isTaken || !campaign.leads) && !isStopping {
             isTaken = false
             changed()
             return

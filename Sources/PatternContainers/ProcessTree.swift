@@ -78,19 +78,30 @@ struct ProcessTree {
         }
     }
 
-    /// A shell script that kills the tree when its standard input ends without `over`: the process that should have done it is
-    /// gone. Its arguments are the mark; its first line of input is the leader.
+    /// A shell script that kills the tree when its standard input ends without `over` (the process that should have done it is
+    /// gone), or when the number of seconds in the last line has passed without a further one (that process is frozen). Its
+    /// argument is the mark; its first line of input is the leader.
     static let guardScript = """
         trap '' HUP INT TERM
-        read -r leader
-        read -r word && exit 0
-        for round in 1 2 3 4 5 6; do
-          [ -n "$leader" ] && kill -KILL -- "-$leader"
-          for file in $(grep -lzx "\(variable)=$1" /proc/[0-9]*/environ); do
-            id=${file#/proc/}
-            kill -KILL "${id%/environ}"
+        kill_tree() {
+          for round in 1 2 3 4 5 6; do
+            [ -n "$leader" ] && kill -KILL -- "-$leader"
+            for file in $(grep -lzx "\(variable)=$1" /proc/[0-9]*/environ); do
+              id=${file#/proc/}
+              kill -KILL "${id%/environ}"
+            done
+            sleep 0.05
           done
-          sleep 0.05
-        done 2>/dev/null
+        }
+        exec 2>/dev/null
+        read -r leader
+        timer=
+        while read -r word; do
+          [ -n "$timer" ] && kill -USR1 "$timer"
+          [ "$word" = over ] && exit 0
+          (trap 'kill $!; exit' USR1; sleep "$word" & wait $!; kill_tree "$1") &
+          timer=$!
+        done
+        kill_tree "$1"
         """
 }

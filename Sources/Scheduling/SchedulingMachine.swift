@@ -416,7 +416,9 @@ public struct SchedulingMachine: Sendable {
         gatherTable[id] = gather
         changedGathers.insert(id)
         if state.isTerminal {
-            _ = delete(pods(ownedBy: .gather(id)).map(\.name))
+            // The root holds the result and delivers it; it ends by itself, and the leader clears it away then.
+            let root = state == .cancelled ? nil : gather.pods.first.flatMap { podTable[$0]?.record.node == nil ? nil : $0 }
+            _ = delete(pods(ownedBy: .gather(id)).map(\.name).filter { $0 != root })
             let ended = gatherTable.values.filter(\.state.isTerminal)
             if ended.count > SchedulingLimits.endedGathers,
                 let oldest = ended.min(by: { ($0.endedMilliseconds ?? 0, $0.uid) < ($1.endedMilliseconds ?? 0, $1.uid) }
@@ -431,6 +433,7 @@ public struct SchedulingMachine: Sendable {
     private mutating func forget(_ gather: GatherRecord) {
         gatherTable[gather.id] = nil
         changedGathers.insert(gather.id)
+        _ = delete(pods(ownedBy: .gather(gather.id)).map(\.name))
     }
 }
 

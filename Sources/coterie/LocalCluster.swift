@@ -37,6 +37,27 @@ struct LocalNode: Sendable {
     }
 }
 
+/// What a directory of `up` remembers of its cluster, in `DIR/cluster.json`.
+struct LocalCluster {
+    var cluster: String
+    var nodes: Int
+    /// How many nodes the first start had: its founders come from these.
+    var founders: Int
+
+    static func read(_ directory: String) -> LocalCluster? {
+        guard let text = try? readFile(directory + "/cluster.json", limit: 65_536), let document = try? JSONValue(parsing: text),
+            let cluster = document["cluster"]?.stringValue, let nodes = document["nodes"]?.intValue.flatMap({ Int(exactly: $0) }),
+            let founders = document["founders"]?.intValue.flatMap({ Int(exactly: $0) }), nodes > 0, founders > 0
+        else { return nil }
+        return LocalCluster(cluster: cluster, nodes: nodes, founders: founders)
+    }
+
+    func write(_ directory: String) throws(CoterieError) {
+        let document: JSONValue = ["cluster": .string(cluster), "nodes": JSONValue(nodes), "founders": JSONValue(founders)]
+        try writeFileDurably(directory + "/cluster.json", Array((document.text() + "\n").utf8), mode: 0o600)
+    }
+}
+
 /// The record of the cluster that this user started last: clients without an address find it there.
 struct ClusterRecord {
     var addresses: [String]

@@ -40,8 +40,9 @@ struct UpCommand: ParsableCommand {
         let given = settings.text("data", flag: data, variable: "COTERIE_DATA")?.value
         let directory = try given.map(absolutePath) ?? makeTemporaryDirectory()
         do {
-            var plan = try UpPlan.make(directory: directory, wanted: wanted, isTemporary: given == nil, detach: detach)
-            for key in ["cluster", "sandbox", "log-level"] {
+            let cluster = settings.text("cluster", flag: nil, variable: nil)?.value
+            var plan = try UpPlan.make(directory: directory, wanted: wanted, cluster: cluster, isTemporary: given == nil, detach: detach)
+            for key in ["sandbox", "log-level"] {
                 if let (value, _) = settings.text(key, flag: nil, variable: nil) { plan.extra += ["--\(key)", value] }
             }
             for tag in settings.texts("tag", flags: [], variable: nil).values { plan.extra += ["--tag", tag] }
@@ -59,6 +60,7 @@ struct UpCommand: ParsableCommand {
 /// Everything that is decided before the first process starts.
 struct UpPlan: Sendable {
     var directory: String
+    var cluster: String
     var nodes: [LocalNode]
     /// Founders: the first so many nodes; the others only join.
     var expect: Int
@@ -71,42 +73,44 @@ struct UpPlan: Sendable {
 
     var keyFile: String { directory + "/cluster.key" }
 
-    static func make(directory: String, wanted: Int?, isTemporary: Bool, detach: Bool) throws(CoterieError) -> UpPlan {
+    static func make(directory: String, wanted: Int?, cluster: String?, isTemporary: Bool, detach: Bool) throws(CoterieError) -> UpPlan {
         try makeDirectory(directory, mode: 0o700)
-        let existing = NodeProcess.directories(of: directory)
-        if let running = existing.first(where: { NodeProcess.running(in: $0) != nil }) {
+        for node in NodeProcess.directories(of: directory) {
+            guard let pid = NodeProcess.running(in: node) else { continue }
             throw CoterieError(
-                .failed, "the data directory \(directory) is in use by the process \(NodeProcess.running(in: running) ?? 0)",
+                .failed, "the data directory \(directory) is in use by the process \(pid)",
                 hint: "stop that cluster with: coterie down --data \(directory)")
         }
-        // Another number of nodes would leave voters out that the cluster needs.
-        let count = wanted ?? (existing.isEmpty ? 3 : existing.count)
-        guard existing.isEmpty || existing.count <= count else {
+        // What the founders were told must not change, and a cluster's name stays: the first start decides.
+        let first = LocalCluster.read(directory)
+        let count = wanted ?? first?.nodes ?? 3
+        if let first, count < first.nodes {
             throw CoterieError(
-                .conflict, "\(directory) holds a cluster of \(existing.count) nodes",
-                hint: "use --nodes \(existing.count), or another --data")
+                .conflict, "\(directory) holds a cluster of \(first.nodes) nodes", hint: "use --nodes \(first.nodes), or another --data")
         }
-        // What the founders were told must not change: the count of the first start decides.
-        let founders = existing.isEmpty ? count : existing.count
-        let nodes = try LocalNode.plan(count, in: directory)
-        if let last = nodes.last, last.socket.utf8.count > 100 {
+        if let first, let cluster, cluster != first.cluster {
+            throw CoterieError(.conflict, "\(directory) holds the cluster \(first.cluster), not \(cluster)", hint: "use another --data")
+        }
+        let founders = first?.founders ?? count
+        let plan = UpPlan(
+            directory: directory, cluster: first?.cluster ?? cluster ?? "coterie", nodes: try LocalNode.plan(count, in: directory),
+            expect: founders >= 5 ? 5 : founders >= 3 ? 3 : 1, isTemporary: isTemporary, detach: detach)
+        if let last = plan.nodes.last, last.socket.utf8.count > 100 {
             throw CoterieError(.badInput, "--data \(directory): the path is too long for the nodes' sockets", hint: "choose a shorter one")
         }
-        let plan = UpPlan(
-            directory: directory, nodes: nodes, expect: founders >= 5 ? 5 : founders >= 3 ? 3 : 1, isTemporary: isTemporary,
-            detach: detach)
         if access(plan.keyFile, F_OK) != 0 {
-            do { try KeyFile.write(try ClusterKey.random(), to: plan.keyFile) } catch let error as CoterieError { throw error } catch {
-                throw CoterieError(.failed, "cannot make a key: \(error)")
-            }
+            let key: ClusterKey
+            do { key = try ClusterKey.random() } catch { throw CoterieError(.failed, "cannot make a key: \(error)") }
+            try KeyFile.write(key, to: plan.keyFile)
         }
+        try LocalCluster(cluster: plan.cluster, nodes: count, founders: founders).write(directory)
         return plan
     }
 
     /// The command line of one node.
     func arguments(_ index: Int) -> [String] {
         let node = nodes[index]
-        var words = ["agent", "--name", node.name, "--data", node.directory, "--bind", node.address, "--key", keyFile]
+        var words = ["agent", "--name", node.name, "--data", node.directory, "--bind", node.address, "--key", keyFile, "--cluster", cluster]
         words += ["--http", hasHTTP ? "127.0.0.1:\(node.http)" : "off", "--queue", hasQueue ? "127.0.0.1:\(node.queue)" : "off"]
         if index < expect { words += ["--expect", String(expect)] }
         for (other, peer) in nodes.enumerated() where other != index { words += ["--join", peer.address] }

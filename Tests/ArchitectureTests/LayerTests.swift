@@ -4,8 +4,9 @@ import Testing
 /// SwiftPM lets a target import whatever is built. These tests hold three things against each other: the imports in Sources,
 /// the dependencies that Package.swift declares, and the layer table of docs/ARCHITECTURE.md.
 struct LayerTests {
-    static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        .deletingLastPathComponent()
+    /// The package's own directory, also when it was built through a link to it.
+    static let root = URL(fileURLWithPath: #filePath).resolvingSymlinksInPath().deletingLastPathComponent()
+        .deletingLastPathComponent().deletingLastPathComponent()
 
     /// Target to layer, from the table in docs/ARCHITECTURE.md: rows `| LAYER | `A`, `B` | duty |`.
     static func layers() throws -> [String: Int] {
@@ -54,8 +55,33 @@ struct LayerTests {
 
     @Test func everyTargetHasALayer() throws {
         let layers = try LayerTests.layers()
-        for target in try LayerTests.targets() { #expect(layers[target] != nil, "\(target) is missing in docs/ARCHITECTURE.md") }
-        for target in layers.keys { #expect(try LayerTests.targets().contains(target), "\(target) is in the table but not in Sources") }
+        let targets = try LayerTests.targets()
+        try #require(!layers.isEmpty && !targets.isEmpty)
+        for target in targets { #expect(layers[target] != nil, "\(target) is missing in docs/ARCHITECTURE.md") }
+        for target in layers.keys { #expect(targets.contains(target), "\(target) is in the table but not in Sources") }
+    }
+
+    @Test func everyTargetIsDeclared() throws {
+        let declared = try LayerTests.declared()
+        for target in try LayerTests.targets() { #expect(declared[target] != nil, "\(target) is missing in Package.swift") }
+    }
+
+    @Test func declaredDependenciesGoDownward() throws {
+        let layers = try LayerTests.layers()
+        for (target, names) in try LayerTests.declared() {
+            guard let own = layers[target] else { continue }
+            for name in names {
+                guard let other = layers[name] else { continue }
+                #expect(other <= own, "Package.swift: \(target) depends on \(name), which lies above it")
+            }
+        }
+    }
+
+    /// The other tests see what they should: a scan that finds nothing would pass them all.
+    @Test func theScanSeesImportsAndDependencies() throws {
+        #expect(Set(try LayerTests.imports(of: "EventLoop").keys).isSuperset(of: ["CUV", "CPlatform", "Model", "Glibc"]))
+        #expect(try LayerTests.declared()["EventLoop"] == ["Model", "CUV", "CPlatform"])
+        #expect(try LayerTests.layers()["EventLoop"] == 3)
     }
 
     @Test func importsGoDownward() throws {

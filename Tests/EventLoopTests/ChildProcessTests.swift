@@ -41,7 +41,10 @@ extension EventLoopTests {
             #expect(status == .signaled(SIGTERM))
             #expect(status?.shellCode == 128 + SIGTERM)
             #expect(status?.description == "signal 15")
-            let (killed, _) = try run("exec sleep 100") { _ in } then: { $0.kill(signal: SIGKILL) }
+            let (killed, _) = try run("exec sleep 100") { _ in
+            } then: {
+                $0.kill(signal: SIGKILL)
+            }
             #expect(killed == .signaled(SIGKILL))
         }
 
@@ -61,7 +64,9 @@ extension EventLoopTests {
                 $0.arguments = []
             }
             #expect(status == .exited(0))
-            #expect(Set(text.split(separator: "\n")).isSuperset(of: ChildProcess.currentEnvironment.filter { !$0.contains("\n") }.map { $0[...] }))
+            #expect(
+                Set(text.split(separator: "\n")).isSuperset(
+                    of: ChildProcess.currentEnvironment.filter { !$0.contains("\n") }.map { $0[...] }))
         }
 
         @Test func whatFailsInTheChildIsThrownHereAndLeaksNothing() throws {
@@ -161,7 +166,9 @@ extension EventLoopTests {
                 #expect(child.output == nil && child.input == nil)
                 #expect(isOpen(writes), "it stays ours")
                 close(writes)
-                for (stream, text) in [(child.error, "err\n"), (try ByteStream.adopt(loop: loop, descriptor: reads), "out\n")] {
+                for (stream, text) in [
+                    (child.error, "err\n"), (try ByteStream.adopt(loop: loop, descriptor: reads), "out\n"),
+                ] {
                     stream?.collect {
                         #expect(String(decoding: $0, as: UTF8.self) == text)
                         done()
@@ -174,7 +181,8 @@ extension EventLoopTests {
             for session in [false, true] {
                 try withLoop { loop in
                     // Two more processes hold the pipe open; only their end closes it.
-                    var options = Options(program: "/bin/sh", arguments: ["-c", "sleep 100 & sleep 100 & echo $$; exit 3"])
+                    var options = Options(
+                        program: "/bin/sh", arguments: ["-c", "sleep 100 & sleep 100 & echo $$; exit 3"])
                     options.output = .pipe
                     if session { options.newSession = true } else { options.newProcessGroup = true }
                     let (status, child) = (Cell<ChildProcess.ExitStatus?>(nil), Cell<ChildProcess?>(nil))
@@ -211,7 +219,8 @@ extension EventLoopTests {
 
         @Test func withoutAGroupOfItsOwnOnlyTheProcessIsSignalled() throws {
             // Were the group meant, it would be ours.
-            let (status, _) = try run("exec sleep 100") { _ in } then: { child in
+            let (status, _) = try run("exec sleep 100") { _ in
+            } then: { child in
                 child.killGroup(SIGKILL)
                 child.kill(signal: SIGTERM, group: true)
             }
@@ -250,18 +259,20 @@ extension EventLoopTests {
                     let writes: Int32
                     init(_ writes: Int32) { self.writes = writes }
                 }
-                let created = pthread_create(&id, nil, { context in
-                    guard let context else { return nil }
-                    let writes = Unmanaged<Context>.fromOpaque(context).takeRetainedValue().writes
-                    guard let own = try? EventLoop() else { return nil }
-                    var options = ChildProcess.Options(program: "/bin/sleep", arguments: ["100"])
-                    options.output = .descriptor(writes)
-                    options.parentDeathSignal = SIGKILL
-                    _ = try? ChildProcess(loop: own, options: options) { _ in }
-                    close(writes)
-                    own.close()
-                    return nil
-                }, Unmanaged.passRetained(Context(writes)).toOpaque())
+                let created = pthread_create(
+                    &id, nil,
+                    { context in
+                        guard let context else { return nil }
+                        let writes = Unmanaged<Context>.fromOpaque(context).takeRetainedValue().writes
+                        guard let own = try? EventLoop() else { return nil }
+                        var options = ChildProcess.Options(program: "/bin/sleep", arguments: ["100"])
+                        options.output = .descriptor(writes)
+                        options.parentDeathSignal = SIGKILL
+                        _ = try? ChildProcess(loop: own, options: options) { _ in }
+                        close(writes)
+                        own.close()
+                        return nil
+                    }, Unmanaged.passRetained(Context(writes)).toOpaque())
                 #expect(created == 0)
                 pthread_join(id, nil)
                 try ByteStream.adopt(loop: loop, descriptor: reads).collect { _ in loop.stop() }
@@ -279,8 +290,9 @@ extension EventLoopTests {
                 ($0.user, $0.group) = (12_345, 23_456)
             }
             #expect(status == .exited(0))
-            #expect(text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
-                == "12345 23456 23456 Uid: 12345 12345 12345 12345 Gid: 23456 23456 23456 23456")
+            #expect(
+                text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+                    == "12345 23456 23456 Uid: 12345 12345 12345 12345 Gid: 23456 23456 23456 23456")
             // A user alone must not keep root's supplementary groups.
             let (_, groups) = try run("grep Groups /proc/self/status") { $0.user = 12_345 }
             #expect(groups.trimmed == "Groups:")

@@ -119,7 +119,8 @@ extension EventLoopTests {
                 #expect(bindUnix(server, path) == 0 && listen(server, 0) == 0)
                 var clients: [Int32] = []
                 for _ in 0..<3 {
-                    let client = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+                    let client = socket(
+                        AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
                     _ = withUnixAddress(path) { connect(client, $0, $1) }
                     clients.append(client)
                 }
@@ -355,7 +356,9 @@ private func withUnixAddress<T>(_ path: String, _ body: (UnsafePointer<sockaddr>
     address.sun_family = sa_family_t(AF_UNIX)
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(path.utf8)) }
     return withUnsafePointer(to: &address) { pointer in
-        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
     }
 }
 

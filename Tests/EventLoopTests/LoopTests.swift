@@ -317,10 +317,12 @@ private func startThread(_ body: @escaping @Sendable () -> Void) -> pthread_t {
         init(_ body: @escaping @Sendable () -> Void) { self.body = body }
     }
     var id: pthread_t = 0
-    let status = pthread_create(&id, nil, { context in
-        if let context { Unmanaged<Start>.fromOpaque(context).takeRetainedValue().body() }
-        return nil
-    }, Unmanaged.passRetained(Start(body)).toOpaque())
+    let status = pthread_create(
+        &id, nil,
+        { context in
+            if let context { Unmanaged<Start>.fromOpaque(context).takeRetainedValue().body() }
+            return nil
+        }, Unmanaged.passRetained(Start(body)).toOpaque())
     #expect(status == 0)
     return id
 }

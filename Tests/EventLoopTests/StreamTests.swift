@@ -7,7 +7,9 @@ import Testing
 
 extension EventLoopTests {
     @Suite struct Streams {
-        @Test(arguments: [anyV4, anyV6]) func tcpCarriesBytesBothWaysAndBothEndsCloseAfterBothShutDown(_ address: SocketAddress) throws {
+        @Test(arguments: [anyV4, anyV6]) func tcpCarriesBytesBothWaysAndBothEndsCloseAfterBothShutDown(
+            _ address: SocketAddress
+        ) throws {
             let before = openDescriptors()
             try withLoop { loop in
                 try connectPair(loop, at: address) { near, far in
@@ -274,7 +276,9 @@ extension EventLoopTests {
                 let done = Countdown(4) { LoopTimer(loop: loop).start(after: .milliseconds(2)) { loop.stop() } }
                 func open() throws -> (ByteStream, ByteStream) {
                     let (a, b) = try socketPair()
-                    return (try ByteStream.adopt(loop: loop, descriptor: a), try ByteStream.adopt(loop: loop, descriptor: b))
+                    return (
+                        try ByteStream.adopt(loop: loop, descriptor: a), try ByteStream.adopt(loop: loop, descriptor: b)
+                    )
                 }
                 let (bytesA, bytesB) = try open()
                 bytesA.onBytes = { _ in
@@ -370,7 +374,8 @@ extension EventLoopTests {
 
         @Test func refusalsAndMissingSocketsAreTold() throws {
             let expected: [(String, String)] = [
-                ("/tmp/no-such-socket-of-coterie", "ENOENT"), ("/" + String(repeating: "a", count: 200), "ENAMETOOLONG"),
+                ("/tmp/no-such-socket-of-coterie", "ENOENT"),
+                ("/" + String(repeating: "a", count: 200), "ENAMETOOLONG"),
                 ("", "EINVAL"),
             ]
             for (path, name) in expected {
@@ -446,12 +451,14 @@ extension EventLoopTests {
             final class Outcome: @unchecked Sendable { var text = "" }
             let outcome = Outcome()
             var id: pthread_t = 0
-            let created = pthread_create(&id, nil, { context in
-                guard let context else { return nil }
-                let outcome = Unmanaged<Outcome>.fromOpaque(context).takeRetainedValue()
-                outcome.text = (try? dialSelf()) ?? "no network of our own"
-                return nil
-            }, Unmanaged.passRetained(outcome).toOpaque())
+            let created = pthread_create(
+                &id, nil,
+                { context in
+                    guard let context else { return nil }
+                    let outcome = Unmanaged<Outcome>.fromOpaque(context).takeRetainedValue()
+                    outcome.text = (try? dialSelf()) ?? "no network of our own"
+                    return nil
+                }, Unmanaged.passRetained(outcome).toOpaque())
             #expect(created == 0)
             pthread_join(id, nil)
             #expect(outcome.text == "ECONNREFUSED")

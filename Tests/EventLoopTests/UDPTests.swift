@@ -78,7 +78,9 @@ extension EventLoopTests {
             }
         }
 
-        @Test(arguments: [anyV4, anyV6]) func everyDeadPortIsToldWithItsAddressAndLiveOnesStillHear(_ host: SocketAddress) throws {
+        @Test(arguments: [anyV4, anyV6]) func everyDeadPortIsToldWithItsAddressAndLiveOnesStillHear(
+            _ host: SocketAddress
+        ) throws {
             try withLoop { loop in
                 let dead = Set(try deadAddresses(60, host))
                 let (socket, live) = (try UDPSocket(loop: loop, bind: host), try UDPSocket(loop: loop, bind: host))
@@ -141,7 +143,9 @@ extension EventLoopTests {
             try withLoop { loop in
                 let socket = try UDPSocket(loop: loop, bind: anyV4)
                 let taken = try #require(socket.localAddress)
-                for _ in 0..<20 { #expect(throws: UVError(errno: EADDRINUSE)) { try UDPSocket(loop: loop, bind: taken) } }
+                for _ in 0..<20 {
+                    #expect(throws: UVError(errno: EADDRINUSE)) { try UDPSocket(loop: loop, bind: taken) }
+                }
                 #expect(throws: UVError.invalid) { try UDPSocket(loop: loop, bind: unix("/nowhere")) }
                 loop.stop()
             }

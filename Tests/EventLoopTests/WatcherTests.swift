@@ -29,7 +29,9 @@ extension EventLoopTests {
         @Test func aDirectoryThatIsNotThereIsTold() throws {
             let before = openDescriptors()
             try withLoop { loop in
-                #expect(throws: UVError(errno: ENOENT)) { try DirectoryWatcher(loop: loop, path: "/no/such/directory") { _ in } }
+                #expect(throws: UVError(errno: ENOENT)) {
+                    try DirectoryWatcher(loop: loop, path: "/no/such/directory") { _ in }
+                }
                 loop.stop()
             }
             #expect(openDescriptors() == before)

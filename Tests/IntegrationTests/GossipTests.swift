@@ -114,6 +114,29 @@ extension Integration {
             }
         }
 
+        @Test func nodesThatJoinLaterBecomeVotersAndTheCommandsMoveAndRemoveThem() async throws {
+            try await withCluster(3) { cluster in
+                for _ in 0..<2 { try await cluster.addNode() }
+                try await eventually("the joined nodes vote", within: 40) {
+                    try await cluster.status(cluster.nodes[0])["voters"]?.arrayValue?.count == 5
+                }
+                let leader = try await cluster.untilLeader()
+                let next = try await cluster.follower()
+                try await cluster.ok(["transfer", next.name])
+                #expect(try await cluster.untilLeader(within: 10, otherThan: leader).name == next.name)
+                // `leave` is for good: no voter, no process.
+                let leaver = try #require(cluster.nodes.first { $0.id != next.id })
+                try await cluster.ok(["leave"], via: leaver)
+                #expect(try await leaver.process.ended(within: 15) == .exited(0))
+                leaver.forget()
+                try await eventually("it votes no more", within: 20) {
+                    let voters = try await cluster.status(next)["voters"]?.arrayValue ?? []
+                    return !voters.contains { $0.stringValue == leaver.name }
+                }
+                try await cluster.ok(["queue", "put", "after"], input: "x")
+            }
+        }
+
         @Test func nodeWithAnotherKeyNeverBecomesAMember() async throws {
             try await withCluster(3) { cluster in
                 let other = cluster.directory + "/other.key"

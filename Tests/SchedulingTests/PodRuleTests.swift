@@ -272,10 +272,12 @@ import Testing
         #expect(world.apply(.finishGather(id: "g", state: .succeeded, progress: whole)) == .done)
         #expect(world.machine.gather("g")?.state == .succeeded)
         #expect(world.machine.gather("g")?.endedMilliseconds == 77)
-        #expect(world.pod("g-root")?.deleting == true)
+        #expect(world.pod("g-root")?.deleting == false, "the root still holds the result")
         #expect(world.pod("g-leaf-0") == nil)
         #expect(world.machine.takeChangedGathers() == ["g"])
         #expect(world.machine.takeChangedGathers() == [])
+        #expect(world.apply(.forgetGather(id: "g")) == .done)
+        #expect(world.pod("g-root")?.deleting == true)
     }
 
     @Test func theFirstEndStands() {

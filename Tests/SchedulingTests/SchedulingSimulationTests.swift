@@ -99,7 +99,7 @@ import Wire
                 case .deletePods(let names): #expect(names.contains(name) && old.node == nil)
                 case .report(let reports): #expect(old.deleting && reports.contains { $0.name == name && $0.gone })
                 case .nodeGone(let node): #expect(old.deleting && old.node == node)
-                case .finishGather(let id, _, _), .cancelGather(let id):
+                case .finishGather(let id, _, _), .cancelGather(let id), .forgetGather(let id):
                     #expect(old.owner == .gather(id) && old.node == nil)
                 default: Issue.record("pod \(name) went with \(command)")
                 }

@@ -34,7 +34,7 @@ public class TestBench: @unchecked Sendable {
         guard mkdtemp(&template) != nil else { throw TestFailure("cannot make a directory in /tmp: errno \(errno)") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         Cleanup.shared.add(directory: directory)
-        for name in ["home", "runs"] {
+        for name in ["home", "runs", "tmp"] {
             try FileManager.default.createDirectory(atPath: directory + "/" + name, withIntermediateDirectories: true)
         }
     }
@@ -44,7 +44,7 @@ public class TestBench: @unchecked Sendable {
         [
             "PATH": Programs.directory + ":" + (ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"),
             "HOME": directory + "/home",
-            "LANG": "C.UTF-8", "TEST_BENCH": directory,
+            "LANG": "C.UTF-8", "TMPDIR": directory + "/tmp", "TEST_BENCH": directory,
         ]
     }
 
@@ -120,6 +120,9 @@ public final class TestNode: @unchecked Sendable {
     public var port: UInt16 { address.split(separator: ":").last.flatMap { UInt16($0) } ?? 0 }
     public var queuePort: UInt16 { queue.split(separator: ":").last.flatMap { UInt16($0) } ?? 0 }
     public var httpPort: UInt16 { http?.split(separator: ":").last.flatMap { UInt16($0) } ?? 0 }
+
+    /// It ended by an order that the test gave.
+    public func forget() { isUp = false }
 
     init(index: Int, name: String, data: String, process: ChildProgram) {
         self.index = index
