@@ -57,30 +57,38 @@ let package = Package(
             name: "Node",
             dependencies: [
                 "Model", "Wire", "Membership", "Consensus", "Journal", "Queues", "Scheduling", "Security", "NodeCore",
-                "EventLoop", "Transport", "Client", "Pods", "Leases", "CPlatform",
+                "EventLoop", "Transport", "Client", "Pods", "CPlatform",
             ]),
-        .target(name: "Simulator", dependencies: ["Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Membership"]),
+        .target(
+            name: "Simulator",
+            dependencies: ["Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Leases", "Scheduling"]),
         .target(
             name: "PatternContainers",
-            dependencies: ["Model", "Wire", "EventLoop", "Transport", "Client", "ScatterGather", "Queues", "Leases", "Scheduling", "NodeCore"]),
+            dependencies: [
+                "Model", "Wire", "EventLoop", "Transport", "Client", "ScatterGather", "Queues", "Leases", "Scheduling",
+                "NodeCore",
+            ]),
 
         // Layer 6: programs.
         .executableTarget(
             name: "coterie",
             dependencies: [
-                "Model", "Wire", "Security", "EventLoop", "CPlatform", "NodeCore", "Client", "Node", "Transport", "Manifests", "Pods",
-                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Journal", "Consensus",
+                "Model", "Wire", "Security", "EventLoop", "CPlatform", "NodeCore", "Client", "Node", "Transport",
+                "Manifests", "Pods",
+                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Journal",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .executableTarget(
             name: "coterie-console",
             dependencies: [
-                "Model", "Wire", "EventLoop", "Client", .product(name: "Hummingbird", package: "hummingbird"),
+                "Model", "Wire", "EventLoop", "Client", "Transport", "Security",
+                .product(name: "Hummingbird", package: "hummingbird"),
             ]),
         .executableTarget(name: "coterie-init"),
+        .executableTarget(name: "coterie-simulate", dependencies: ["Simulator"]),
 
         // Tests.
-        .target(name: "TestSupport", dependencies: ["Model", "Wire", "CPlatform"], path: "Tests/TestSupport"),
+        .target(name: "TestSupport", dependencies: ["Wire", "CPlatform"], path: "Tests/TestSupport"),
         .testTarget(name: "ArchitectureTests"),
         .testTarget(name: "ModelTests", dependencies: ["Model"]),
         .testTarget(name: "WireTests", dependencies: ["Model", "Wire"]),
@@ -94,14 +102,25 @@ let package = Package(
         .testTarget(name: "SchedulingTests", dependencies: ["Model", "Wire", "Scheduling"]),
         .testTarget(name: "EventLoopTests", dependencies: ["Model", "EventLoop", "CPlatform"]),
         .testTarget(
-            name: "ClientTests", dependencies: ["Model", "Wire", "Security", "NodeCore", "Queues", "EventLoop", "Transport", "Client"]),
+            name: "ClientTests",
+            dependencies: ["Model", "Wire", "Security", "NodeCore", "Queues", "EventLoop", "Transport", "Client"]),
         .testTarget(name: "ManifestsTests", dependencies: ["Model", "Wire", "Manifests"]),
-        .testTarget(name: "PodsTests", dependencies: ["Model", "Wire", "EventLoop", "Pods", "CPlatform", "coterie-init"]),
+        .testTarget(
+            name: "PodsTests", dependencies: ["Model", "Wire", "EventLoop", "Pods", "CPlatform", "coterie-init"]),
         .testTarget(
             name: "PatternContainersTests",
-            dependencies: ["Model", "Wire", "EventLoop", "PatternContainers", "CPlatform", "Leases", "Queues", "Client", "Transport", "ScatterGather", "Scheduling"]),
-        .testTarget(name: "NodeCoreTests", dependencies: ["Model", "Wire", "NodeCore", "Simulator", "Queues", "Leases"]),
-        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "Model", "Wire", "coterie", "coterie-init", "coterie-console"]),
+            dependencies: [
+                "Model", "Wire", "EventLoop", "PatternContainers", "CPlatform", "Leases", "Queues", "Client",
+                "Transport", "ScatterGather", "Scheduling",
+            ]),
+        .testTarget(
+            name: "NodeCoreTests",
+            dependencies: [
+                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "coterie-simulate",
+            ]),
+        .testTarget(
+            name: "IntegrationTests",
+            dependencies: ["TestSupport", "Wire", "coterie", "coterie-init", "coterie-console"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -98,7 +98,8 @@ public struct RecoveredLog: Sendable {
     public var entries: [LogEntry]
 
     public init(
-        hardState: HardState = HardState(), snapshot: SnapshotMetadata = .none, base: LogPosition = .zero, entries: [LogEntry] = []
+        hardState: HardState = HardState(), snapshot: SnapshotMetadata = .none, base: LogPosition = .zero,
+        entries: [LogEntry] = []
     ) {
         self.hardState = hardState
         self.snapshot = snapshot

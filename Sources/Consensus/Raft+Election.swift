@@ -192,7 +192,8 @@ extension Raft {
 
     /// The target is told as soon as it has everything; meanwhile proposals are refused, so that it gets there.
     mutating func continueTransfer() {
-        guard let current = transfer, !current.isSent, let i = peerIndex(current.to), peers[i].match == log.lastIndex else { return }
+        guard let current = transfer, !current.isSent, let i = peerIndex(current.to), peers[i].match == log.lastIndex
+        else { return }
         transfer?.isSent = true
         sendNow(current.to, .timeoutNow(TimeoutNow(term: term)))
     }

@@ -22,7 +22,9 @@ extension Raft {
             }
         } else if !log.contains(previous) {
             let hint = log.lastPosition(atMost: previous)
-            sendNow(from, .appendResponse(AppendResponse(term: term, outcome: .rejected(rejected: previous.index, hint: hint))))
+            sendNow(
+                from,
+                .appendResponse(AppendResponse(term: term, outcome: .rejected(rejected: previous.index, hint: hint))))
             return
         }
         // Only a true conflict truncates: a delayed, shorter message must not remove what a later one brought.
@@ -51,7 +53,9 @@ extension Raft {
     private func check(_ append: AppendEntries, from: NodeID) throws(RaftViolation) {
         var last = append.previous
         for entry in append.entries {
-            guard entry.index == last.index + 1 else { throw .badEntries(from: from, what: "index \(entry.index) after \(last.index)") }
+            guard entry.index == last.index + 1 else {
+                throw .badEntries(from: from, what: "index \(entry.index) after \(last.index)")
+            }
             guard entry.term >= last.term, entry.term <= append.term else {
                 throw .badEntries(from: from, what: "term \(entry.term) after \(last.term)")
             }
@@ -59,11 +63,15 @@ extension Raft {
         }
     }
 
-    private func decodeConfigurations(_ entries: ArraySlice<LogEntry>, from: NodeID) throws(RaftViolation) -> [ConfigurationPoint] {
+    private func decodeConfigurations(_ entries: ArraySlice<LogEntry>, from: NodeID) throws(RaftViolation)
+        -> [ConfigurationPoint]
+    {
         var found: [ConfigurationPoint] = []
         for entry in entries where entry.kind == .configuration {
             do {
-                found.append(ConfigurationPoint(index: entry.index, configuration: try RaftConfiguration(decoding: entry.payload)))
+                found.append(
+                    ConfigurationPoint(
+                        index: entry.index, configuration: try RaftConfiguration(decoding: entry.payload)))
             } catch {
                 throw .badEntries(from: from, what: "configuration at \(entry.index): \(error)")
             }

@@ -54,7 +54,9 @@ extension Raft {
                     notifyCommit(to: i)
                     return
                 }
-                guard peers[i].inflightCount < options.maxInflightMessages, peers[i].inflightBytes < options.maxInflightBytes else {
+                guard peers[i].inflightCount < options.maxInflightMessages,
+                    peers[i].inflightBytes < options.maxInflightBytes
+                else {
                     return
                 }
                 guard sendOneAppend(to: i, allowEmpty: false) else { return }
@@ -69,10 +71,12 @@ extension Raft {
             startSnapshot(to: i)
             return false
         }
-        let batch = log.batch(from: peers[i].next, maxEntries: options.maxAppendEntries, maxBytes: options.maxAppendBytes)
+        let batch = log.batch(
+            from: peers[i].next, maxEntries: options.maxAppendEntries, maxBytes: options.maxAppendBytes)
         guard allowEmpty || !batch.entries.isEmpty else { return false }
         let message = AppendEntries(
-            term: term, previous: LogPosition(index: previousIndex, term: previousTerm), commit: commitIndex, entries: batch.entries)
+            term: term, previous: LogPosition(index: previousIndex, term: previousTerm), commit: commitIndex,
+            entries: batch.entries)
         sendNow(peers[i].id, .append(message))
         let last = previousIndex + UInt64(batch.entries.count)
         peers[i].sentCommit = max(peers[i].sentCommit, min(commitIndex, last))
@@ -116,7 +120,9 @@ extension Raft {
             case .probe: peers[i].becomeReplicate()
             case .replicate: break
             case .snapshot(let sending):
-                if peers[i].match >= sending.metadata.index || peers[i].match >= log.base.index { peers[i].becomeProbe(next: peers[i].match + 1) }
+                if peers[i].match >= sending.metadata.index || peers[i].match >= log.base.index {
+                    peers[i].becomeProbe(next: peers[i].match + 1)
+                }
             }
             if isNew {
                 advanceCommit()
@@ -157,7 +163,9 @@ extension Raft {
         case .replicate:
             // The peer lives, but nothing of what it was sent is acknowledged: perhaps a message was lost, perhaps its disk
             // is slow. An empty message behind the last one finds out without sending anything twice.
-            guard peers[i].match < log.lastIndex, peers[i].inflightCount > 0, now - peers[i].lastProgress >= options.heartbeat * 2 else {
+            guard peers[i].match < log.lastIndex, peers[i].inflightCount > 0,
+                now - peers[i].lastProgress >= options.heartbeat * 2
+            else {
                 return
             }
             peers[i].lastProgress = now
@@ -167,7 +175,8 @@ extension Raft {
                 return
             }
             let previous = LogPosition(index: peers[i].next - 1, term: previousTerm)
-            sendNow(peers[i].id, .append(AppendEntries(term: term, previous: previous, commit: commitIndex, entries: [])))
+            sendNow(
+                peers[i].id, .append(AppendEntries(term: term, previous: previous, commit: commitIndex, entries: [])))
         case .snapshot(let sending):
             if now - sending.sentAt >= options.snapshotRetry { continueSnapshot(to: i, offset: sending.offset) }
         }

@@ -19,14 +19,18 @@ extension Raft {
         guard !voters.isEmpty else { return .failure(.invalidConfiguration("no voters")) }
         var wanted = RaftConfiguration(voters: voters, learners: learners)
         guard wanted.voters.count <= RaftConfiguration.maxVoters else {
-            return .failure(.invalidConfiguration("\(wanted.voters.count) voters, the limit is \(RaftConfiguration.maxVoters)"))
+            return .failure(
+                .invalidConfiguration("\(wanted.voters.count) voters, the limit is \(RaftConfiguration.maxVoters)"))
         }
         guard wanted.learners.count <= RaftConfiguration.maxLearners else {
-            return .failure(.invalidConfiguration("\(wanted.learners.count) learners, the limit is \(RaftConfiguration.maxLearners)"))
+            return .failure(
+                .invalidConfiguration(
+                    "\(wanted.learners.count) learners, the limit is \(RaftConfiguration.maxLearners)"))
         }
         guard wanted != configuration else { return .failure(.invalidConfiguration("nothing changes")) }
         let current = configuration.voters
-        let changes = wanted.voters.filter { !current.contains($0) }.count + current.filter { !wanted.voters.contains($0) }.count
+        let changes =
+            wanted.voters.filter { !current.contains($0) }.count + current.filter { !wanted.voters.contains($0) }.count
         if changes > 1 { wanted = RaftConfiguration(voters: voters, outgoing: current, learners: learners) }
         appendOwn(.configuration, wanted.encoded, configuration: wanted)
         return .success(log.lastIndex)

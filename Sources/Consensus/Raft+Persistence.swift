@@ -22,9 +22,11 @@ extension Raft {
         // Acknowledgements are cumulative: of those that wait for the same sync the last is enough.
         if case .appendResponse(let new) = message, case .accepted(let newMatch) = new.outcome,
             let last = held.indices.last, held[last].ticket == barrier, held[last].to == to,
-            case .appendResponse(let old) = held[last].message, old.term == new.term, case .accepted(let oldMatch) = old.outcome
+            case .appendResponse(let old) = held[last].message, old.term == new.term,
+            case .accepted(let oldMatch) = old.outcome
         {
-            held[last].message = .appendResponse(AppendResponse(term: new.term, outcome: .accepted(match: max(oldMatch, newMatch))))
+            held[last].message = .appendResponse(
+                AppendResponse(term: new.term, outcome: .accepted(match: max(oldMatch, newMatch))))
             return
         }
         held.append(Held(ticket: barrier, to: to, message: message))
@@ -104,7 +106,9 @@ extension Raft {
         durableIndex = min(durableIndex, index - 1)
         for i in outstanding.indices { outstanding[i].lastIndex = min(outstanding[i].lastIndex, index - 1) }
         let before = configurations.count
-        while let last = configurations.last, last.index >= index, configurations.count > 1 { configurations.removeLast() }
+        while let last = configurations.last, last.index >= index, configurations.count > 1 {
+            configurations.removeLast()
+        }
         if configurations.count != before { configurationDidChange() }
     }
 

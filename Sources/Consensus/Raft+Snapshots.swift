@@ -19,7 +19,9 @@ extension Raft {
     /// A snapshot made from ``snapshotMetadata(at:)`` is on stable storage: older entries may go, except for a window that
     /// spares followers that are a little behind a whole snapshot. Ignored unless it is newer than the known one.
     public mutating func snapshotStored(_ metadata: SnapshotMetadata) {
-        guard metadata.index > snapshot.index, metadata.index <= deliveredIndex, log.contains(metadata.position) else { return }
+        guard metadata.index > snapshot.index, metadata.index <= deliveredIndex, log.contains(metadata.position) else {
+            return
+        }
         adopt(metadata)
         compactLog()
     }
@@ -61,11 +63,14 @@ extension Raft {
         sending.offset = offset
         sending.sentAt = now
         peers[i].state = .snapshot(sending)
-        effects.append(.sendSnapshot(SnapshotSend(to: peers[i].id, term: term, metadata: sending.metadata, offset: offset)))
+        effects.append(
+            .sendSnapshot(SnapshotSend(to: peers[i].id, term: term, metadata: sending.metadata, offset: offset)))
     }
 
     mutating func receiveSnapshotResponse(_ response: InstallSnapshotResponse, peer i: Int) {
-        guard case .snapshot(let sending) = peers[i].state, sending.metadata.position == response.snapshot else { return }
+        guard case .snapshot(let sending) = peers[i].state, sending.metadata.position == response.snapshot else {
+            return
+        }
         // An answer that brings nothing new belongs to a chunk that was sent twice; the retry timer covers a lost one.
         guard response.nextOffset != sending.offset || now - sending.sentAt >= options.heartbeat else { return }
         continueSnapshot(to: i, offset: response.nextOffset)
@@ -95,12 +100,15 @@ extension Raft {
             // While a chunk is being written its answer is awaited; the leader repeats.
             if let incoming, incoming.isStoring { return }
             incoming = IncomingSnapshot(
-                metadata: chunk.metadata, totalBytes: chunk.totalBytes, checksum: chunk.checksum, nextOffset: 0, isStoring: false)
+                metadata: chunk.metadata, totalBytes: chunk.totalBytes, checksum: chunk.checksum, nextOffset: 0,
+                isStoring: false)
         }
         guard let current = incoming, !current.isStoring else { return }
         guard chunk.offset == current.nextOffset else {
-            sendNow(from, .installSnapshotResponse(
-                InstallSnapshotResponse(term: term, snapshot: position, nextOffset: current.nextOffset)))
+            sendNow(
+                from,
+                .installSnapshotResponse(
+                    InstallSnapshotResponse(term: term, snapshot: position, nextOffset: current.nextOffset)))
             return
         }
         incoming?.isStoring = true
@@ -122,7 +130,9 @@ extension Raft {
 
     private mutating func answerSnapshot(_ position: LogPosition, nextOffset: UInt64) {
         guard role == .follower, let leader else { return }
-        sendNow(leader, .installSnapshotResponse(InstallSnapshotResponse(term: term, snapshot: position, nextOffset: nextOffset)))
+        sendNow(
+            leader,
+            .installSnapshotResponse(InstallSnapshotResponse(term: term, snapshot: position, nextOffset: nextOffset)))
     }
 
     /// The state that a snapshot holds is committed, whoever sent it and whatever term it is now.

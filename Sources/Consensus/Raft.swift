@@ -130,7 +130,10 @@ public struct Raft: Sendable {
     var uncommittedBytes = 0
 
     /// `recovered` comes from the journal. Precondition: its entries are contiguous from its base and reach the snapshot.
-    public init(id: NodeID, options: RaftOptions = RaftOptions(), recovered: RecoveredLog, generator: SeededGenerator, now: MonotonicTime) {
+    public init(
+        id: NodeID, options: RaftOptions = RaftOptions(), recovered: RecoveredLog, generator: SeededGenerator,
+        now: MonotonicTime
+    ) {
         self.id = id
         self.options = options
         self.generator = generator
@@ -143,7 +146,9 @@ public struct Raft: Sendable {
         }
         self.log = log
         snapshot = recovered.snapshot
-        configurations = [ConfigurationPoint(index: recovered.snapshot.index, configuration: recovered.snapshot.configuration)]
+        configurations = [
+            ConfigurationPoint(index: recovered.snapshot.index, configuration: recovered.snapshot.configuration)
+        ]
         for entry in recovered.entries where entry.kind == .configuration && entry.index > recovered.snapshot.index {
             // What is in the journal was checked when it was appended.
             if let configuration = try? RaftConfiguration(decoding: entry.payload) {
@@ -183,7 +188,8 @@ public struct Raft: Sendable {
 
     /// Appends commands to the leader's log; they get consecutive indexes. Their fate is told by `committed` (compare the
     /// terms: an entry with another term at the index means that these were lost).
-    public mutating func propose(_ payloads: [[UInt8]], now: MonotonicTime) -> Result<ClosedRange<UInt64>, ProposeError> {
+    public mutating func propose(_ payloads: [[UInt8]], now: MonotonicTime) -> Result<ClosedRange<UInt64>, ProposeError>
+    {
         self.now = max(self.now, now)
         if let refusal = proposalRefusal { return .failure(refusal) }
         guard !payloads.isEmpty else { return .failure(.empty) }
@@ -271,7 +277,11 @@ public struct Raft: Sendable {
         case .voteResponse(let response): receiveVoteResponse(response, from: from)
         case .append(let append):
             guard try hearLeader(from, term: append.term) else {
-                sendNow(from, .appendResponse(AppendResponse(term: term, outcome: .rejected(rejected: append.previous.index, hint: log.last))))
+                sendNow(
+                    from,
+                    .appendResponse(
+                        AppendResponse(term: term, outcome: .rejected(rejected: append.previous.index, hint: log.last)))
+                )
                 return
             }
             try receiveAppend(append, from: from)
@@ -289,7 +299,8 @@ public struct Raft: Sendable {
             commitIndex = max(commitIndex, heartbeat.commit)
         case .installSnapshot(let chunk):
             guard try hearLeader(from, term: chunk.term) else {
-                sendNow(from, .installSnapshotResponse(InstallSnapshotResponse(term: term, snapshot: .zero, nextOffset: 0)))
+                sendNow(
+                    from, .installSnapshotResponse(InstallSnapshotResponse(term: term, snapshot: .zero, nextOffset: 0)))
                 return
             }
             receiveSnapshotChunk(chunk, from: from)
@@ -337,7 +348,8 @@ public struct Raft: Sendable {
 
     // MARK: Roles
 
-    mutating func becomeFollower(term newTerm: UInt64, leader newLeader: NodeID?, reason: StepDownReason = .higherTerm) {
+    mutating func becomeFollower(term newTerm: UInt64, leader newLeader: NodeID?, reason: StepDownReason = .higherTerm)
+    {
         if newTerm > term {
             term = newTerm
             vote = nil

@@ -63,7 +63,9 @@ public struct RaftConfiguration: Hashable, Sendable {
     }
 
     /// The configuration that ends a joint one.
-    public var withoutOutgoing: RaftConfiguration { RaftConfiguration(voters: voters, outgoing: [], learners: learners) }
+    public var withoutOutgoing: RaftConfiguration {
+        RaftConfiguration(voters: voters, outgoing: [], learners: learners)
+    }
 
     // MARK: Codec: version u8 (1), then three counted lists of 16-byte ids.
 
@@ -89,8 +91,12 @@ public struct RaftConfiguration: Hashable, Sendable {
         let outgoing = try RaftConfiguration.list(&reader, max: RaftConfiguration.maxVoters)
         let learners = try RaftConfiguration.list(&reader, max: RaftConfiguration.maxLearners)
         self.init(voters: voters, outgoing: outgoing, learners: learners)
-        guard self.learners.count == learners.count else { throw .invalid(at: at, what: "learner that is also a voter") }
-        guard outgoing.isEmpty || !voters.isEmpty else { throw .invalid(at: at, what: "joint configuration without voters") }
+        guard self.learners.count == learners.count else {
+            throw .invalid(at: at, what: "learner that is also a voter")
+        }
+        guard outgoing.isEmpty || !voters.isEmpty else {
+            throw .invalid(at: at, what: "joint configuration without voters")
+        }
     }
 
     public init(decoding bytes: [UInt8]) throws(WireError) {

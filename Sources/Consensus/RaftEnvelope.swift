@@ -189,7 +189,9 @@ extension AppendEntries {
         for i in 0..<UInt64(count) {
             let entryTerm = try reader.u64()
             let kindAt = reader.position
-            guard let kind = LogEntry.Kind(rawValue: try reader.u8()) else { throw .invalid(at: kindAt, what: "entry kind") }
+            guard let kind = LogEntry.Kind(rawValue: try reader.u8()) else {
+                throw .invalid(at: kindAt, what: "entry kind")
+            }
             let payload = try reader.array(max: Limits.commandBytes)
             entries.append(LogEntry(index: previous.index + 1 + i, term: entryTerm, kind: kind, payload: payload))
         }
@@ -206,9 +208,12 @@ extension InstallSnapshot {
         let at = reader.position
         let offset = try reader.u64()
         let data = try reader.array(max: RaftEnvelope.maxChunkBytes)
-        guard offset <= total, UInt64(data.count) <= total - offset else { throw .invalid(at: at, what: "snapshot offset") }
+        guard offset <= total, UInt64(data.count) <= total - offset else {
+            throw .invalid(at: at, what: "snapshot offset")
+        }
         self.init(
-            term: term, metadata: SnapshotMetadata(index: position.index, term: position.term, configuration: configuration),
+            term: term,
+            metadata: SnapshotMetadata(index: position.index, term: position.term, configuration: configuration),
             totalBytes: total, checksum: checksum, offset: offset, data: data)
     }
 }

@@ -156,10 +156,12 @@ public enum RaftViolation: Error, Hashable, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .twoLeaders(let term, let other): "\(other) also claims to lead term \(term)"
-        case .conflictsWithCommitted(let index, let from): "\(from) sent an entry that conflicts with committed entry \(index)"
+        case .conflictsWithCommitted(let index, let from):
+            "\(from) sent an entry that conflicts with committed entry \(index)"
         case .commitBeyondLog(let commit, let last, let from):
             "\(from) says that entry \(commit) is committed and held here, but the log ends at \(last)"
-        case .matchBeyondLog(let match, let last, let from): "\(from) claims entry \(match), but the log ends at \(last)"
+        case .matchBeyondLog(let match, let last, let from):
+            "\(from) claims entry \(match), but the log ends at \(last)"
         case .badEntries(let from, let what): "\(from) sent entries that are not a log: \(what)"
         case .unknownTicket(let ticket): "persist ticket \(ticket) was never given out"
         }

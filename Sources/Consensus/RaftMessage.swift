@@ -112,7 +112,9 @@ public struct InstallSnapshot: Hashable, Sendable {
     public var offset: UInt64
     public var data: [UInt8]
 
-    public init(term: UInt64, metadata: SnapshotMetadata, totalBytes: UInt64, checksum: UInt32, offset: UInt64, data: [UInt8]) {
+    public init(
+        term: UInt64, metadata: SnapshotMetadata, totalBytes: UInt64, checksum: UInt32, offset: UInt64, data: [UInt8]
+    ) {
         self.term = term
         self.metadata = metadata
         self.totalBytes = totalBytes

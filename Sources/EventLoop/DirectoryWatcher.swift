@@ -4,7 +4,7 @@ import CUV
 /// late, so that a watcher scans as well, at its start and now and then.
 public final class DirectoryWatcher: LoopHandleOwner {
     private let box: HandleBox<uv_fs_event_t, DirectoryWatcher>
-    private let onEvent: (String?) -> Void
+    private var onEvent: ((String?) -> Void)?
 
     /// `onEvent` gets the name inside the directory, or nil.
     public init(loop: EventLoop, path: String, _ onEvent: @escaping (String?) -> Void) throws(UVError) {
@@ -14,7 +14,7 @@ public final class DirectoryWatcher: LoopHandleOwner {
         let status = uv_fs_event_start(
             box.raw,
             { handle, name, _, _ in
-                HandleBox<uv_fs_event_t, DirectoryWatcher>.owner(handle)?.onEvent(name.map { String(cString: $0) })
+                HandleBox<uv_fs_event_t, DirectoryWatcher>.owner(handle)?.onEvent?(name.map { String(cString: $0) })
             }, path, 0)
         guard status >= 0 else {
             box.close()
@@ -22,5 +22,9 @@ public final class DirectoryWatcher: LoopHandleOwner {
         }
     }
 
-    public func close() { box.close() }
+    /// No call-back any more.
+    public func close() {
+        onEvent = nil
+        box.close()
+    }
 }

@@ -92,7 +92,9 @@ extension Disk {
     /// The whole file, which may be at most `limit` bytes.
     func readWhole(_ file: DiskFile, limit: Int) throws(DiskError) -> [UInt8] {
         let size = try size(file)
-        guard size <= UInt64(limit) else { throw DiskError(.other(27), operation: "read over the limit", name: "#\(file.descriptor)") }
+        guard size <= UInt64(limit) else {
+            throw DiskError(.other(27), operation: "read over the limit", name: "#\(file.descriptor)")
+        }
         return try read(file, at: 0, count: Int(size))
     }
 }

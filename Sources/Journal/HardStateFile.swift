@@ -46,7 +46,9 @@ struct HardStateFile: Sendable {
         } catch {
             throw .failed(error)
         }
-        guard bytes.count == 2 * slotBytes else { return .damaged(reason: "\(bytes.count) bytes instead of \(2 * slotBytes)") }
+        guard bytes.count == 2 * slotBytes else {
+            return .damaged(reason: "\(bytes.count) bytes instead of \(2 * slotBytes)")
+        }
         var best: Copy?
         for slot in 0..<2 {
             var newest: Copy?
@@ -75,7 +77,8 @@ struct HardStateFile: Sendable {
         writer.u64(copy.identity.cluster)
         writer.nodeID(copy.identity.node)
         writer.raw(repeatElement(0, count: RecordFormat.sector - writer.count))
-        writer.patch(u32: CRC32C.checksum(writer.bytes[16...], continuing: CRC32C.checksum(writer.bytes[..<12])), at: 12)
+        writer.patch(
+            u32: CRC32C.checksum(writer.bytes[16...], continuing: CRC32C.checksum(writer.bytes[..<12])), at: 12)
         return writer.bytes
     }
 
@@ -130,7 +133,8 @@ struct HardStateFile: Sendable {
 
     static func open(_ disk: any Disk, found: Copy) throws(DiskError) -> HardStateFile {
         HardStateFile(
-            file: try disk.open(name, .readWrite), state: found.state, sequence: found.sequence, identity: found.identity)
+            file: try disk.open(name, .readWrite), state: found.state, sequence: found.sequence,
+            identity: found.identity)
     }
 
     fileprivate init(file: DiskFile, state: HardState, sequence: UInt64, identity: JournalIdentity) {

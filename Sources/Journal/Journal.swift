@@ -57,7 +57,9 @@ public struct Journal: Sendable {
         do throws(DiskError) {
             var journal = try Journal(disk, options, loaded, recovered)
             if !recovered.isDamaged {
-                if let torn = loaded.torn, let active = journal.active { try Journal.eraseTail(disk, active.file, from: torn.offset) }
+                if let torn = loaded.torn, let active = journal.active {
+                    try Journal.eraseTail(disk, active.file, from: torn.offset)
+                }
                 if needsReset {
                     // Written at once, so that nothing of the dead log is ever taken for what follows.
                     journal.terms = TermRuns(base: loaded.replay.last, entries: [])
@@ -78,7 +80,9 @@ public struct Journal: Sendable {
         }
     }
 
-    private init(_ disk: any Disk, _ options: JournalOptions, _ loaded: LoadedJournal, _ recovered: RecoveredJournal) throws(DiskError) {
+    private init(_ disk: any Disk, _ options: JournalOptions, _ loaded: LoadedJournal, _ recovered: RecoveredJournal)
+        throws(DiskError)
+    {
         self.disk = disk
         self.options = options
         isDamaged = recovered.isDamaged
@@ -92,18 +96,21 @@ public struct Journal: Sendable {
             let file = try disk.open(name, .readOnly)
             let size = try disk.size(file)
             disk.close(file)
-            spares.append(SpareSegment(name: name, bytes: options.segmentBytes, mayBeZero: size <= UInt64(options.segmentBytes)))
+            spares.append(
+                SpareSegment(name: name, bytes: options.segmentBytes, mayBeZero: size <= UInt64(options.segmentBytes)))
         }
         nextSpare = (loaded.spares.compactMap { SpareSegment.number($0) }.max() ?? 0) + 1
         compactThrough = 0
         switch loaded.hardState {
         case .valid(let copy): hardStateFile = try HardStateFile.open(disk, found: copy)
-        case .absent where !recovered.isDamaged: hardStateFile = try HardStateFile.create(disk, identity: options.identity)
+        case .absent where !recovered.isDamaged:
+            hardStateFile = try HardStateFile.create(disk, identity: options.identity)
         case .absent, .damaged: hardStateFile = HardStateFile.unusable(options.identity)
         }
         if let last = loaded.segments.last, let tail = loaded.tail, !recovered.isDamaged {
             active = ActiveSegment(
-                file: try disk.open(last.name, .readWrite), serial: last.serial, seed: RecordFormat.seed(serial: last.serial),
+                file: try disk.open(last.name, .readWrite), serial: last.serial,
+                seed: RecordFormat.seed(serial: last.serial),
                 bytes: last.bytes, offset: tail.usedBytes, batches: tail.batches, dirtyThrough: tail.usedBytes)
         }
     }
@@ -185,7 +192,9 @@ public struct Journal: Sendable {
 
     private mutating func writeLog(_ requests: [PersistRequest], _ after: TermRuns) throws(JournalError) {
         let bytes = batchBytes(requests)
-        guard bytes <= RecordFormat.maxBatchBytes else { throw .tooLarge(bytes: bytes, limit: RecordFormat.maxBatchBytes) }
+        guard bytes <= RecordFormat.maxBatchBytes else {
+            throw .tooLarge(bytes: bytes, limit: RecordFormat.maxBatchBytes)
+        }
         if let current = active, current.offset + bytes <= current.bytes {
             try guarded { journal throws(DiskError) in try journal.appendBatch(requests, after, to: current) }
         } else {
@@ -210,20 +219,25 @@ public struct Journal: Sendable {
             if let reset = request.reset { encoder.record(.reset, index: reset.index, term: reset.term) }
             if let from = request.truncateFrom { encoder.record(.truncate, index: from, term: 0) }
             for entry in request.entries {
-                encoder.record(.entry, kind: entry.kind.rawValue, index: entry.index, term: entry.term, payload: entry.payload)
+                encoder.record(
+                    .entry, kind: entry.kind.rawValue, index: entry.index, term: entry.term, payload: entry.payload)
             }
         }
         encoder.mark(last: last, commit: requests.last?.commit ?? 0)
     }
 
-    private mutating func appendBatch(_ requests: [PersistRequest], _ after: TermRuns, to current: ActiveSegment) throws(DiskError) {
+    private mutating func appendBatch(_ requests: [PersistRequest], _ after: TermRuns, to current: ActiveSegment)
+        throws(DiskError)
+    {
         if current.dirtyThrough > current.offset {
             try Journal.eraseTail(disk, current.file, from: current.offset)
             active?.dirtyThrough = current.offset
         }
         var encoder = BatchEncoder(
             seed: current.seed, batch: current.batches + 1, offset: current.offset, chain: chain,
-            image: { var image: [UInt8] = []; image.reserveCapacity(batchBytes(requests)); return image }())
+            image: {
+                var image: [UInt8] = []; image.reserveCapacity(batchBytes(requests)); return image
+            }())
         encode(requests, last: after.last, with: &encoder)
         active?.dirtyThrough = current.offset + encoder.image.count
         try disk.write(current.file, at: UInt64(current.offset), encoder.image)
@@ -237,14 +251,17 @@ public struct Journal: Sendable {
     /// Begins a segment with this batch. It gets its name only when the batch is synced, so that a segment without a
     /// readable beginning is always damage, never a crash.
     private mutating func roll(_ requests: [PersistRequest], _ after: TermRuns, bytes: Int) throws(JournalError) {
-        let needed = max(options.segmentBytes, (RecordFormat.sector + bytes + RecordFormat.sector - 1) / RecordFormat.sector * RecordFormat.sector)
+        let needed = max(
+            options.segmentBytes,
+            (RecordFormat.sector + bytes + RecordFormat.sector - 1) / RecordFormat.sector * RecordFormat.sector)
         try guarded { journal throws(DiskError) in
             let index = try journal.readySpare(bytes: needed)
             let spare = journal.spares[index]
             let serial = journal.nextSerial
             let seed = RecordFormat.seed(serial: serial)
             let header = SegmentHeader(
-                serial: serial, identity: journal.options.identity, base: journal.terms.last, previousChain: journal.chain)
+                serial: serial, identity: journal.options.identity, base: journal.terms.last,
+                previousChain: journal.chain)
             var image: [UInt8] = []
             image.reserveCapacity(RecordFormat.sector + bytes)
             header.encode(into: &image)
@@ -274,7 +291,8 @@ public struct Journal: Sendable {
             journal.spares.remove(at: index)
             journal.nextSerial += 1
             journal.chain = encoder.chain
-            journal.segments.append(SegmentInfo(serial: serial, name: name, bytes: spare.bytes, maxIndex: header.base.index))
+            journal.segments.append(
+                SegmentInfo(serial: serial, name: name, bytes: spare.bytes, maxIndex: header.base.index))
             journal.active = ActiveSegment(
                 file: file, serial: serial, seed: seed, bytes: spare.bytes, offset: encoder.image.count, batches: 1,
                 dirtyThrough: encoder.image.count)

@@ -25,7 +25,8 @@ extension Journal {
 
     /// Hands out every record of every segment in order, with the segment's name and the offset in it.
     public static func dump(
-        disk: any Disk, identity: JournalIdentity? = nil, _ visit: (_ segment: String, _ offset: Int, JournalItem) -> Void
+        disk: any Disk, identity: JournalIdentity? = nil,
+        _ visit: (_ segment: String, _ offset: Int, JournalItem) -> Void
     ) throws(JournalError) {
         _ = try LoadedJournal.load(disk, identity: identity) { segment, event in
             switch event {
@@ -35,7 +36,9 @@ extension Journal {
                 switch header.type {
                 case .entry:
                     guard let kind = LogEntry.Kind(rawValue: header.kind) else { return }
-                    visit(segment, record.offset, .entry(index: header.index, term: header.term, kind: kind, payload: record.payload))
+                    visit(
+                        segment, record.offset,
+                        .entry(index: header.index, term: header.term, kind: kind, payload: record.payload))
                 case .truncate: visit(segment, record.offset, .truncate(from: header.index))
                 case .reset: visit(segment, record.offset, .reset(to: position))
                 case .mark: visit(segment, record.offset, .mark(batch: header.batch, last: position))

@@ -31,7 +31,9 @@ struct LoadedJournal {
         do throws(DiskError) { names = try disk.list().sorted() } catch { throw .failed(error) }
         var loaded = LoadedJournal(hardState: try HardStateFile.read(disk, names: names))
         if case .valid(let copy) = loaded.hardState {
-            if let identity, copy.identity != identity { throw .unusable(file: HardStateFile.name, why: "belongs to another node or cluster") }
+            if let identity, copy.identity != identity {
+                throw .unusable(file: HardStateFile.name, why: "belongs to another node or cluster")
+            }
             loaded.report.hardState = copy.state
         }
         loaded.spares = names.filter { SpareSegment.isSpare($0) }
@@ -43,17 +45,21 @@ struct LoadedJournal {
         found.sort { ($0.serial, $0.name) < ($1.serial, $1.name) }
         for (i, item) in found.enumerated() {
             if i > 0, item.serial != found[i - 1].serial + 1 {
-                if item.serial == found[i - 1].serial { throw .unusable(file: item.name, why: "two segments have serial \(item.serial)") }
+                if item.serial == found[i - 1].serial {
+                    throw .unusable(file: item.name, why: "two segments have serial \(item.serial)")
+                }
                 loaded.replay.missingSegments(found[i - 1].serial + 1)
                 loaded.tail = nil
             }
-            try loaded.loadSegment(disk, item.name, serial: item.serial, isLast: i == found.count - 1, identity: identity, visit)
+            try loaded.loadSegment(
+                disk, item.name, serial: item.serial, isLast: i == found.count - 1, identity: identity, visit)
         }
         return loaded
     }
 
     private mutating func loadSegment(
-        _ disk: any Disk, _ name: String, serial: UInt64, isLast: Bool, identity: JournalIdentity?, _ visit: (String, ScanEvent) -> Void
+        _ disk: any Disk, _ name: String, serial: UInt64, isLast: Bool, identity: JournalIdentity?,
+        _ visit: (String, ScanEvent) -> Void
     ) throws(JournalError) {
         let bytes: [UInt8]
         do throws(DiskError) {
@@ -69,11 +75,14 @@ struct LoadedJournal {
             if found.serial == serial { header = found }
         } catch {
             switch error {
-            case .version(let version): throw .unusable(file: name, why: "format version \(version) is not \(RecordFormat.version)")
+            case .version(let version):
+                throw .unusable(file: name, why: "format version \(version) is not \(RecordFormat.version)")
             case .damaged: break
             }
         }
-        if let header, let identity, header.identity != identity { throw .unusable(file: name, why: "belongs to another node or cluster") }
+        if let header, let identity, header.identity != identity {
+            throw .unusable(file: name, why: "belongs to another node or cluster")
+        }
 
         if let header {
             replay.beginSegment(header, name: name, expectedChain: tail?.chain)
@@ -81,7 +90,8 @@ struct LoadedJournal {
             replay.unreadableHeader(name)
         }
         var maxIndex = header?.base.index ?? 0
-        var entry = JournalReport.Segment(name: name, serial: serial, bytes: bytes.count, usedBytes: 0, entries: 0, batches: 0)
+        var entry = JournalReport.Segment(
+            name: name, serial: serial, bytes: bytes.count, usedBytes: 0, entries: 0, batches: 0)
         let scanner = SegmentScanner(bytes: bytes, serial: serial, isLast: isLast)
         let chain = header.map { RecordFormat.chainStart(previous: $0.previousChain, serial: serial) }
         var replay = self.replay
@@ -151,10 +161,13 @@ struct LoadedJournal {
             needsReset = snapshot.index > 0
         } else if base.index > snapshot.index {
             damages.append(
-                Damage(place: .gapBehindSnapshot, reason: "gap", firstIndex: snapshot.index + 1, lastIndex: base.index, term: nil))
+                Damage(
+                    place: .gapBehindSnapshot, reason: "gap", firstIndex: snapshot.index + 1, lastIndex: base.index,
+                    term: nil))
             (base, entries) = (snapshot.position, [])
         } else if snapshot.index > 0 {
-            let atSnapshot = snapshot.index == base.index ? base.term : entries[Int(snapshot.index - base.index - 1)].term
+            let atSnapshot =
+                snapshot.index == base.index ? base.term : entries[Int(snapshot.index - base.index - 1)].term
             // A run that began behind damage below the snapshot does not know the term of its base.
             if snapshot.index == base.index && base.term == 0 {
                 base = snapshot.position

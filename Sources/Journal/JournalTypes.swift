@@ -118,7 +118,8 @@ public struct Damage: Hashable, Sendable, CustomStringConvertible {
 
     public var description: String {
         let range =
-            lastIndex.map { $0 == firstIndex ? "entry \($0)" : "entries \(firstIndex) to \($0)" } ?? "entries from \(firstIndex) on"
+            lastIndex.map { $0 == firstIndex ? "entry \($0)" : "entries \(firstIndex) to \($0)" }
+            ?? "entries from \(firstIndex) on"
         switch place {
         case .segment(let name, let offset): return "\(name) at byte \(offset): \(reason); \(range) lost"
         case .missingSegment(let serial): return "segment \(serial) is missing; \(range) lost"

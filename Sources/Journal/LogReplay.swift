@@ -48,7 +48,8 @@ struct LogReplay {
     mutating func addDamage(_ place: Damage.Place, reason: String, lost: RecordHeader?) {
         if prefix == nil { prefix = (base, entries) }
         if let lost, lost.type == .entry, openDamage == nil, lost.index == last.index + 1 {
-            damages.append(Damage(place: place, reason: reason, firstIndex: lost.index, lastIndex: lost.index, term: lost.term))
+            damages.append(
+                Damage(place: place, reason: reason, firstIndex: lost.index, lastIndex: lost.index, term: lost.term))
             restart(at: LogPosition(index: lost.index, term: lost.term))
             return
         }
@@ -80,8 +81,11 @@ struct LogReplay {
                 // The term of the entry before is not known; it can not be above this one's.
                 closeDamage(before: header.index, restartAt: LogPosition(index: header.index &- 1, term: 0))
             }
-            guard header.index == last.index + 1, header.term >= last.term, let kind = LogEntry.Kind(rawValue: header.kind) else {
-                addDamage(.segment(segment, offset: record.offset), reason: "entry \(header.index) after \(last)", lost: nil)
+            guard header.index == last.index + 1, header.term >= last.term,
+                let kind = LogEntry.Kind(rawValue: header.kind)
+            else {
+                addDamage(
+                    .segment(segment, offset: record.offset), reason: "entry \(header.index) after \(last)", lost: nil)
                 return apply(record, segment: segment)
             }
             entries.append(LogEntry(index: header.index, term: header.term, kind: kind, payload: record.payload))

@@ -40,7 +40,8 @@ enum RecordFormat {
     static func parseSegmentName(_ name: String) -> (serial: UInt64, first: UInt64)? {
         let parts = name.split(separator: "-", omittingEmptySubsequences: false)
         guard parts.count == 3, parts[0] == "segment", parts[1].utf8.count == 16, parts[2].hasSuffix(".log"),
-            parts[2].utf8.count == 20, let serial = UInt64(parts[1], radix: 16), let first = UInt64(parts[2].dropLast(4), radix: 16)
+            parts[2].utf8.count == 20, let serial = UInt64(parts[1], radix: 16),
+            let first = UInt64(parts[2].dropLast(4), radix: 16)
         else { return nil }
         return (serial, first)
     }
@@ -72,7 +73,9 @@ struct RecordHeader {
     /// Nil unless the 40 bytes at `offset` are a header of this segment.
     init?(_ bytes: UnsafeRawBufferPointer, at offset: Int, seed: UInt32) {
         guard offset >= 0, offset + RecordFormat.headerBytes <= bytes.count else { return nil }
-        guard let type = RecordType(rawValue: bytes[offset + 4]), bytes[offset + 6] == 0, bytes[offset + 7] == 0 else { return nil }
+        guard let type = RecordType(rawValue: bytes[offset + 4]), bytes[offset + 6] == 0, bytes[offset + 7] == 0 else {
+            return nil
+        }
         let covered = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + 36])
         guard CRC32C.checksum(covered, continuing: seed) == bytes.u32(offset + 36) else { return nil }
         payloadLength = Int(bytes.u32(offset))

@@ -130,25 +130,40 @@ struct SegmentScanner {
         return payload.withUnsafeBytes { $0.u64(8) }
     }
 
-    private func step(_ b: UnsafeRawBufferPointer, at offset: Int, chain: UInt32?, expectedBatch: UInt32, inBatch: Bool) -> Step {
+    private func step(_ b: UnsafeRawBufferPointer, at offset: Int, chain: UInt32?, expectedBatch: UInt32, inBatch: Bool)
+        -> Step
+    {
         let room = b.count - offset
-        if room < RecordFormat.headerBytes || isZero(UnsafeRawBufferPointer(rebasing: b[offset..<offset + RecordFormat.headerBytes])) {
+        if room < RecordFormat.headerBytes
+            || isZero(UnsafeRawBufferPointer(rebasing: b[offset..<offset + RecordFormat.headerBytes]))
+        {
             if inBatch { return .bad(reason: "a batch without its end", header: nil) }
             return firstNonzero(b, from: offset) == nil ? .end : .bad(reason: "a hole", header: nil)
         }
-        guard let header = RecordHeader(b, at: offset, seed: seed) else { return .bad(reason: "header checksum", header: nil) }
+        guard let header = RecordHeader(b, at: offset, seed: seed) else {
+            return .bad(reason: "header checksum", header: nil)
+        }
         guard header.batch == expectedBatch else { return .bad(reason: "a batch is missing", header: nil) }
         if let chain {
             let covered = UnsafeRawBufferPointer(rebasing: b[offset..<offset + 32])
-            guard CRC32C.checksum(covered, continuing: chain) == header.chain else { return .bad(reason: "chain", header: nil) }
+            guard CRC32C.checksum(covered, continuing: chain) == header.chain else {
+                return .bad(reason: "chain", header: nil)
+            }
         }
         guard header.recordBytes <= room else { return .bad(reason: "length", header: nil) }
         let start = offset + RecordFormat.headerBytes
-        guard CRC32C.checksum(UnsafeRawBufferPointer(rebasing: b[start..<start + header.payloadLength])) == header.payloadCRC else {
+        guard
+            CRC32C.checksum(UnsafeRawBufferPointer(rebasing: b[start..<start + header.payloadLength]))
+                == header.payloadCRC
+        else {
             return .bad(reason: "payload checksum", header: header)
         }
-        if header.type == .mark && header.payloadLength != RecordFormat.markPayloadBytes { return .bad(reason: "mark", header: nil) }
-        if header.type == .entry && LogEntry.Kind(rawValue: header.kind) == nil { return .bad(reason: "entry kind", header: header) }
+        if header.type == .mark && header.payloadLength != RecordFormat.markPayloadBytes {
+            return .bad(reason: "mark", header: nil)
+        }
+        if header.type == .entry && LogEntry.Kind(rawValue: header.kind) == nil {
+            return .bad(reason: "entry kind", header: header)
+        }
         return .record(header)
     }
 
@@ -169,7 +184,9 @@ struct SegmentScanner {
 
     /// Whether the unreadable place at `offset` in the batch that began at `batchStart` is what a crash during the last
     /// write leaves.
-    private func isTorn(_ b: UnsafeRawBufferPointer, at offset: Int, batchStart: Int, batch: UInt32, bad: RecordHeader?) -> Bool {
+    private func isTorn(_ b: UnsafeRawBufferPointer, at offset: Int, batchStart: Int, batch: UInt32, bad: RecordHeader?)
+        -> Bool
+    {
         // A segment gets its name after its first batch is synced; and what was resumed behind damage has no beginning.
         guard isLast, batch > 1, batchStart >= 0 else { return false }
         var mark: (offset: Int, header: RecordHeader)?
@@ -183,12 +200,14 @@ struct SegmentScanner {
             let end = mark.offset + mark.header.recordBytes
             let payload = UnsafeRawBufferPointer(rebasing: b[mark.offset + RecordFormat.headerBytes..<end])
             if payload.count == RecordFormat.markPayloadBytes, CRC32C.checksum(payload) == mark.header.payloadCRC {
-                let zeros = zeroSectors(UnsafeRawBufferPointer(rebasing: b[batchStart..<end]), at: batchStart, ignoringLast: false)
+                let zeros = zeroSectors(
+                    UnsafeRawBufferPointer(rebasing: b[batchStart..<end]), at: batchStart, ignoringLast: false)
                 return zeros > Int(payload.u32(4))
             }
         }
         // The mark is unreadable too. The unreadable record must lie in a sector that was not written.
-        let length = bad.map { min($0.recordBytes, b.count - offset) } ?? min(RecordFormat.headerBytes, b.count - offset)
+        let length =
+            bad.map { min($0.recordBytes, b.count - offset) } ?? min(RecordFormat.headerBytes, b.count - offset)
         var position = offset
         while position < offset + length {
             let sectorEnd = min((position / RecordFormat.sector + 1) * RecordFormat.sector, b.count)

@@ -56,7 +56,8 @@ public struct SnapshotStore: Sendable {
     static func parse(_ name: String) -> LogPosition? {
         let parts = name.split(separator: "-", omittingEmptySubsequences: false)
         guard parts.count == 3, parts[0] == "snapshot", parts[1].utf8.count == 16, parts[2].hasSuffix(".snap"),
-            parts[2].utf8.count == 21, let index = UInt64(parts[1], radix: 16), let term = UInt64(parts[2].dropLast(5), radix: 16)
+            parts[2].utf8.count == 21, let index = UInt64(parts[1], radix: 16),
+            let term = UInt64(parts[2].dropLast(5), radix: 16)
         else { return nil }
         return LogPosition(index: index, term: term)
     }
@@ -98,7 +99,9 @@ public struct SnapshotStore: Sendable {
             if length == 0 { break }
             guard length <= SnapshotStore.maxChunkBytes else { return nil }
             let chunk = try disk.read(file, at: offset + 8, count: length)
-            guard chunk.count == length, CRC32C.checksum(chunk) == head.withUnsafeBytes({ $0.u32(4) }) else { return nil }
+            guard chunk.count == length, CRC32C.checksum(chunk) == head.withUnsafeBytes({ $0.u32(4) }) else {
+                return nil
+            }
             crc = CRC32C.checksum(chunk, continuing: crc)
             visit(chunk)
             data += UInt64(length)
@@ -106,7 +109,9 @@ public struct SnapshotStore: Sendable {
             offset += 8 + UInt64(length)
         }
         let trailer = try disk.read(file, at: offset, count: SnapshotStore.trailerBytes)
-        guard trailer.count == SnapshotStore.trailerBytes, offset + UInt64(SnapshotStore.trailerBytes) == size else { return nil }
+        guard trailer.count == SnapshotStore.trailerBytes, offset + UInt64(SnapshotStore.trailerBytes) == size else {
+            return nil
+        }
         let matches = trailer.withUnsafeBytes {
             $0.u32(4) == chunks && $0.u64(8) == data && $0.u32(16) == crc
         }
@@ -134,7 +139,9 @@ public struct SnapshotStore: Sendable {
 
     /// Hands out the data of a snapshot in order, and says whether all of it checked out.
     public func readData(_ snapshot: StoredSnapshot, _ visit: ([UInt8]) -> Void) throws(JournalError) -> Bool {
-        do throws(DiskError) { return try check(snapshot.name, visit: visit) == snapshot } catch { throw .failed(error) }
+        do throws(DiskError) { return try check(snapshot.name, visit: visit) == snapshot } catch {
+            throw .failed(error)
+        }
     }
 
     /// A piece of the image, for sending. Shorter than `count` only at the end.
@@ -263,7 +270,9 @@ public struct SnapshotWriter: Sendable {
         try put(header.bytes)
     }
 
-    private static func mapped(_ error: DiskError) -> JournalError { error.kind == .noSpace ? .noSpace(error) : .failed(error) }
+    private static func mapped(_ error: DiskError) -> JournalError {
+        error.kind == .noSpace ? .noSpace(error) : .failed(error)
+    }
 
     private mutating func put(_ bytes: [UInt8]) throws(JournalError) {
         do throws(DiskError) {

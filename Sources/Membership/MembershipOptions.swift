@@ -45,7 +45,7 @@ public struct MembershipOptions: Hashable, Sendable {
     /// Members beyond this are not taken in.
     public var maximumMembers = 10_000
     /// Largest datagram before it is sealed (28 bytes): 1 400 on the wire.
-    public var datagramBytes = 1_372
+    public var datagramBytes = 1_363
 
     public init() {}
 

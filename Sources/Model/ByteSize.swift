@@ -9,7 +9,9 @@ public enum ByteSize {
             "KiB": 1024, "MiB": 1_048_576, "GiB": 1_073_741_824, "TiB": 1_099_511_627_776,
             "Ki": 1024, "Mi": 1_048_576, "Gi": 1_073_741_824, "Ti": 1_099_511_627_776,
         ]
-        guard let number = Double(String(digits)), let factor = factors[String(text.dropFirst(digits.count))] else { return nil }
+        guard let number = Double(String(digits)), let factor = factors[String(text.dropFirst(digits.count))] else {
+            return nil
+        }
         let value = number * factor
         guard value >= 0, value <= 9_007_199_254_740_992, value == value.rounded(.down) else { return nil }
         return UInt64(value)

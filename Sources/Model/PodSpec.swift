@@ -22,8 +22,10 @@ public struct PodSpec: Hashable, Sendable {
     public init(
         name: String, labels: [String: String] = [:], annotations: [String: String] = [:],
         initContainers: [ContainerSpec] = [], containers: [ContainerSpec], volumes: [Volume] = [],
-        restartPolicy: RestartPolicy = .always, terminationGracePeriod: TimeSpan = .seconds(30), hostNetwork: Bool = false,
-        hostname: String? = nil, nodeName: String? = nil, nodeSelector: [String: String] = [:], activeDeadline: TimeSpan? = nil
+        restartPolicy: RestartPolicy = .always, terminationGracePeriod: TimeSpan = .seconds(30),
+        hostNetwork: Bool = false,
+        hostname: String? = nil, nodeName: String? = nil, nodeSelector: [String: String] = [:],
+        activeDeadline: TimeSpan? = nil
     ) {
         self.name = name
         self.labels = labels
@@ -71,7 +73,8 @@ public struct ContainerSpec: Hashable, Sendable {
     public init(
         name: String, image: String, command: [String] = [], arguments: [String] = [], workingDirectory: String? = nil,
         environment: [EnvironmentVariable] = [], mounts: [VolumeMount] = [], ports: [ContainerPort] = [],
-        resources: Resources = Resources(), restartAlways: Bool = false, startupProbe: Probe? = nil, livenessProbe: Probe? = nil,
+        resources: Resources = Resources(), restartAlways: Bool = false, startupProbe: Probe? = nil,
+        livenessProbe: Probe? = nil,
         readinessProbe: Probe? = nil
     ) {
         self.name = name
@@ -176,7 +179,8 @@ public struct Probe: Hashable, Sendable {
     public var failureThreshold: Int
 
     public init(
-        action: Action, initialDelay: TimeSpan = .zero, period: TimeSpan = .seconds(10), timeout: TimeSpan = .seconds(1),
+        action: Action, initialDelay: TimeSpan = .zero, period: TimeSpan = .seconds(10),
+        timeout: TimeSpan = .seconds(1),
         successThreshold: Int = 1, failureThreshold: Int = 3
     ) {
         self.action = action

@@ -17,7 +17,10 @@ public struct PodStatus: Hashable, Sendable {
     /// Which sandbox holds it: `namespaces`, `none`, `oci`.
     public var sandbox: String
 
-    public init(phase: Phase = .pending, reason: String = "", message: String = "", containers: [ContainerStatus] = [], sandbox: String = "") {
+    public init(
+        phase: Phase = .pending, reason: String = "", message: String = "", containers: [ContainerStatus] = [],
+        sandbox: String = ""
+    ) {
         self.phase = phase
         self.reason = reason
         self.message = message

@@ -63,13 +63,16 @@ public final class Agent {
         storage = opened.storage
 
         var settings = NodeOptions(
-            cluster: options.cluster, id: directory.id, name: options.name, address: advertise, tags: options.tags, expect: expect,
-            startCounter: directory.startCounter, httpPort: options.http?.port ?? 0, queuePort: bound.queueAddress?.port ?? 0,
+            cluster: options.cluster, id: directory.id, name: options.name, address: advertise, tags: options.tags,
+            expect: expect,
+            startCounter: directory.startCounter, httpPort: options.http?.port ?? 0,
+            queuePort: bound.queueAddress?.port ?? 0,
             version: options.version)
         settings.snapshotEntries = 50_000
         var system = SystemRandomNumberGenerator()
         core = try NodeCore(
-            options: settings, recovery: opened.recovery, generator: SeededGenerator(seed: system.next()), now: loop.now)
+            options: settings, recovery: opened.recovery, generator: SeededGenerator(seed: system.next()), now: loop.now
+        )
         do {
             sealer = try DatagramSealer(key: key, sender: directory.id, startCounter: directory.startCounter)
             opener = try DatagramOpener(key: key)
@@ -91,7 +94,9 @@ public final class Agent {
         for note in opened.notes { log(.warning, note) }
     }
 
-    private static func advertised(_ options: AgentOptions, _ bound: SocketAddress) throws(CoterieError) -> SocketAddress {
+    private static func advertised(_ options: AgentOptions, _ bound: SocketAddress) throws(CoterieError)
+        -> SocketAddress
+    {
         var address = options.advertise ?? bound
         if address.port == 0 { address.port = bound.port }
         guard !address.isUnspecified else {
@@ -145,7 +150,9 @@ public final class Agent {
         clients.serve(streams: bound.streams)
         clients.serve(local: bound.local, owner: UInt32(geteuid()))
         queueServer.onInput = { [weak self] input in self?.input(input) }
-        queueServer.answer = { [weak self] query, figures in self?.core.queueAnswer(query, node: figures) ?? .unavailable }
+        queueServer.answer = { [weak self] query, figures in
+            self?.core.queueAnswer(query, node: figures) ?? .unavailable
+        }
         if let listener = bound.queue { queueServer.serve(listener) }
     }
 
@@ -193,14 +200,14 @@ public final class Agent {
             guard core.mayWatch(path, authority) else {
                 return clients.end(id, CoterieError(.notAllowed, "a pod may not watch \(path)"))
             }
-            return watches.start(id, path: path)
+            return watches.start(id, path: path, authority: authority)
         }
         if case .query("metrics") = request, authority == .operator {
             return clients.respond(id, .success(metricsDocument.utf8))
         }
         if case .admin(let order) = request, authority == .operator, order["verb"]?.stringValue == "stop" {
             clients.respond(id, .success(JSONValue.object([.init("done", true)]).utf8))
-            return stop { }
+            return stop {}
         }
         input(.request(id, request, authority))
     }
@@ -209,12 +216,15 @@ public final class Agent {
     private var metricsDocument: JSONValue {
         var usage = rusage()
         getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
-        let cpu = Double(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + Double(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6
+        let cpu =
+            Double(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + Double(
+                usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6
         // The second number of statm is resident pages.
         let statm = (try? readFile("/proc/self/statm", limit: 4_096)).map { String(decoding: $0, as: UTF8.self) } ?? ""
         let pages = statm.split(separator: " ").dropFirst().first.flatMap { Int64($0) } ?? 0
         return [
-            "longestTurnSeconds": .double(loop.takeLongestTurn().seconds), "connections": JSONValue(clients.connectionCount),
+            "longestTurnSeconds": .double(loop.takeLongestTurn().seconds),
+            "connections": JSONValue(clients.connectionCount),
             "refusedDatagrams": JSONValue(refusedDatagrams), "refusedConnections": JSONValue(clients.refused),
             "droppedFrames": JSONValue(peers.dropped), "droppedDatagrams": JSONValue(socket.dropped),
             "residentBytes": JSONValue(pages * Int64(sysconf(Int32(_SC_PAGESIZE)))), "cpuSeconds": .double(cpu),

@@ -15,7 +15,8 @@ struct BoundListeners {
         func failed(_ what: String, _ address: SocketAddress, _ error: UVError) -> CoterieError {
             CoterieError(
                 error.name == "EADDRINUSE" ? .conflict : .failed, "cannot bind \(what) \(address): \(error)",
-                hint: error.name == "EADDRINUSE" ? "another process has the port; choose another address, or port 0" : nil)
+                hint: error.name == "EADDRINUSE"
+                    ? "another process has the port; choose another address, or port 0" : nil)
         }
         // With port 0 the kernel picks a TCP port; the same number must be free for UDP, so a few are tried.
         var attempts = 0
@@ -23,7 +24,9 @@ struct BoundListeners {
         while pair == nil {
             attempts += 1
             let listener: Listener
-            do throws(UVError) { listener = try Listener(loop: loop, bind: options.bind) } catch { throw failed("the stream port", options.bind, error) }
+            do throws(UVError) { listener = try Listener(loop: loop, bind: options.bind) } catch {
+                throw failed("the stream port", options.bind, error)
+            }
             var address = options.bind
             address.port = listener.localAddress?.port ?? options.bind.port
             do throws(UVError) {

@@ -28,7 +28,8 @@ final class ConsoleProcess {
         guard !stopping else { return }
         startedAt = loop.now
         do {
-            var options = ChildProcess.Options(program: program, arguments: ["--listen", listen.description, "--address", "unix:" + socket])
+            var options = ChildProcess.Options(
+                program: program, arguments: ["--listen", listen.description, "--address", "unix:" + socket])
             // It ends with us, however we end.
             options.parentDeathSignal = 15
             child = try ChildProcess(loop: loop, options: options) { [weak self] status in self?.ended(status) }

@@ -30,6 +30,7 @@ public final class DataDirectory {
     public init(path: String) throws(CoterieError) {
         self.path = path
         try makeDirectory(path, mode: 0o700)
+        try DataDirectory.checkOwner(path)
         let lockPath = path + "/lock"
         let descriptor = open(lockPath, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw CoterieError(.failed, "cannot open \(lockPath): \(errnoText())") }
@@ -46,7 +47,9 @@ public final class DataDirectory {
         let pid = Array("\(getpid())".utf8)
         _ = pid.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) }
 
-        for directory in ["journal", "pods", "keys", "images"] { try makeDirectory(path + "/" + directory, mode: 0o700) }
+        for directory in ["journal", "pods", "keys", "images"] {
+            try makeDirectory(path + "/" + directory, mode: 0o700)
+        }
 
         // The pods' files must be reachable by the pods' own uids; the directory above stays closed by its mode, and pods get
         // their parts by bind mounts.
@@ -74,6 +77,18 @@ public final class DataDirectory {
 
     deinit { close(lock) }
 
+    /// Whoever can rename what is in the directory could put a key of his own into it.
+    private static func checkOwner(_ path: String) throws(CoterieError) {
+        var info = stat()
+        guard stat(path, &info) == 0 else { throw CoterieError(.failed, "cannot look at \(path): \(errnoText())") }
+        guard info.st_uid == geteuid() || info.st_uid == 0 || geteuid() == 0 else {
+            throw CoterieError(.notAllowed, "the data directory \(path) belongs to another user", hint: "choose another --data")
+        }
+        guard info.st_mode & 0o022 == 0 || info.st_mode & S_ISVTX != 0 else {
+            throw CoterieError(.notAllowed, "others can write to the data directory \(path)", hint: "chmod go-w \(path)")
+        }
+    }
+
     /// magic "CTID", version 1, id, starts, CRC32C of all before it.
     static func encodeIdentity(_ id: NodeID, _ starts: UInt64) -> [UInt8] {
         var writer = ByteWriter(capacity: 33)
@@ -86,7 +101,9 @@ public final class DataDirectory {
     }
 
     static func decodeIdentity(_ bytes: [UInt8]) -> (NodeID, UInt64)? {
-        guard bytes.count == 33, CRC32C.checksum(bytes[..<29]) == UInt32(bytes[29]) | UInt32(bytes[30]) << 8 | UInt32(bytes[31]) << 16 | UInt32(bytes[32]) << 24
+        guard bytes.count == 33,
+            CRC32C.checksum(bytes[..<29]) == UInt32(bytes[29]) | UInt32(bytes[30]) << 8 | UInt32(bytes[31]) << 16
+                | UInt32(bytes[32]) << 24
         else { return nil }
         var reader = ByteReader(bytes)
         guard (try? reader.raw(4)).map({ Array($0) }) == Array("CTID".utf8), (try? reader.u8()) == 1,

@@ -12,6 +12,11 @@ final class PeerNetwork {
     /// Bytes queued for one peer beyond which frames for it are dropped: Raft and gossip repeat what matters.
     static let queueLimit = 32 << 20
     static let dialTimeout = TimeSpan.seconds(2)
+    /// From the connection to the peer's welcome.
+    static let welcomeTimeout = TimeSpan.seconds(5)
+    /// What the peer's host has not acknowledged by then breaks the stream. TCP's own time-out is a quarter of an hour, and its
+    /// repetitions become so rare that a stream would stay silent for long after the network has healed.
+    static let silenceLimit = TimeSpan.seconds(3)
 
     private let loop: EventLoop
     private let key: ClusterKey
@@ -104,8 +109,11 @@ final class PeerNetwork {
                 self.forget(peer, retry: .milliseconds(100))
                 if error.name == "ECONNREFUSED" { self.onPeerLost?(id, true) }
             case .success(let stream):
+                stream.limitSilence(PeerNetwork.silenceLimit)
                 do {
-                    let link = FrameLink(SecureStream(loop: self.loop, stream: stream, tls: try TLSSession(role: .client, key: self.key)))
+                    let link = FrameLink(
+                        SecureStream(loop: self.loop, stream: stream, tls: try TLSSession(role: .client, key: self.key))
+                    )
                     peer.link = link
                     self.open(link, id, peer)
                 } catch {
@@ -117,6 +125,14 @@ final class PeerNetwork {
     }
 
     private func open(_ link: FrameLink, _ id: NodeID, _ peer: Outgoing) {
+        let timer = LoopTimer(loop: loop)
+        timer.start(after: PeerNetwork.welcomeTimeout) { [weak self, weak peer, weak link] in
+            timer.close()
+            guard let self, let peer, let link, peer.link === link, !peer.ready else { return }
+            // It accepts connections and says nothing: its process hangs.
+            link.close()
+            self.forget(peer, retry: .seconds(1))
+        }
         link.onEstablished = { [weak self, weak link] in
             guard let self else { return }
             link?.send(kind: FrameKind.hello.rawValue, payload: self.hello.encoded)
@@ -132,6 +148,7 @@ final class PeerNetwork {
                     self.forget(peer, retry: .seconds(1))
                     return
                 }
+                timer.close()
                 peer.ready = true
                 let waiting = peer.waiting
                 peer.waiting = []
@@ -146,6 +163,7 @@ final class PeerNetwork {
             }
         }
         link.onClose = { [weak self, weak peer] _ in
+            timer.close()
             guard let self, let peer, !self.stopping else { return }
             let wasReady = peer.ready
             let orderly = peer.saidGoodbye

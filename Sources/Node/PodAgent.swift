@@ -34,12 +34,15 @@ final class PodAgent {
         var wasAskedToStop = false
     }
 
-    init(loop: EventLoop, options: AgentOptions, directory: DataDirectory, address: SocketAddress) throws(CoterieError) {
+    init(loop: EventLoop, options: AgentOptions, directory: DataDirectory, address: SocketAddress) throws(CoterieError)
+    {
         self.loop = loop
         id = directory.id
         self.options = PodRuntimeOptions(
-            podsDirectory: directory.podsPath, imageDirectory: directory.imagesPath, initPath: options.programs.initProcess,
-            supplied: options.programs.coterie, sandbox: options.sandbox, nodeName: options.name, nodeAddress: address.hostText,
+            podsDirectory: directory.podsPath, imageDirectory: directory.imagesPath,
+            initPath: options.programs.initProcess,
+            supplied: options.programs.coterie, sandbox: options.sandbox, nodeName: options.name,
+            nodeAddress: address.hostText,
             maskedPaths: [directory.path])
         do throws(CoterieError) {
             let runtime = try PodRuntime(loop: loop, options: self.options)
@@ -110,15 +113,19 @@ final class PodAgent {
     private func start(_ key: String, _ record: PodRecord) {
         var run = Run(name: record.name, uid: record.uid, generation: record.generation, status: PodStatus())
         // A pod that must not run twice did run here, before this agent was started.
-        if record.statusNode == id, record.status.phase == .running, record.owner == nil, record.spec.restartPolicy == .never {
-            run.status = PodStatus(phase: .failed, reason: "NodeRestarted", message: "the node's agent was started anew")
+        if record.statusNode == id, record.status.phase == .running, record.owner == nil,
+            record.spec.restartPolicy == .never
+        {
+            run.status = PodStatus(
+                phase: .failed, reason: "NodeRestarted", message: "the node's agent was started anew")
             run.isGone = true
             runs[key] = run
             return report(key)
         }
         guard refusal == nil, let runtime else {
             run.status = PodStatus(
-                phase: .failed, reason: "SandboxRefused", message: refusal.map(\.description) ?? "this node runs no pods")
+                phase: .failed, reason: "SandboxRefused",
+                message: refusal.map(\.description) ?? "this node runs no pods")
             run.isGone = true
             runs[key] = run
             return report(key)
@@ -190,12 +197,16 @@ final class PodAgent {
 
     /// Reads the logs of a pod of this node; the result stops it.
     func logs(_ request: LogRequest) -> (() -> Void)? {
-        guard let runtime, let key = runs.filter({ $0.value.name == request.pod }).max(by: { $0.value.generation < $1.value.generation })?.key
+        guard let runtime,
+            let key = runs.filter({ $0.value.name == request.pod }).max(by: {
+                $0.value.generation < $1.value.generation
+            })?.key
         else {
             request.onEnd(CoterieError(.notFound, "the pod \(request.pod) has no logs here"))
             return nil
         }
-        let options = LogOptions(tail: request.tail, since: request.since, previous: request.previous, follow: request.follow)
+        let options = LogOptions(
+            tail: request.tail, since: request.since, previous: request.previous, follow: request.follow)
         do throws(CoterieError) {
             let reader = try runtime.logs(
                 key: key, container: request.container, options: options,

@@ -89,7 +89,9 @@ public final class PosixDisk: Disk {
         let wanted = min(count, Int(clamping: size > offset ? size - offset : 0))
         let bytes = [UInt8](unsafeUninitializedCapacity: wanted) { buffer, filled in
             while filled < wanted {
-                let got = pread(file.descriptor, buffer.baseAddress.map { $0 + filled }, wanted - filled, off_t(offset) + off_t(filled))
+                let got = pread(
+                    file.descriptor, buffer.baseAddress.map { $0 + filled }, wanted - filled,
+                    off_t(offset) + off_t(filled))
                 if got > 0 {
                     filled += got
                 } else if got == 0 {
@@ -107,7 +109,8 @@ public final class PosixDisk: Disk {
     public func write(_ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskError) {
         var done = 0
         while done < bytes.count {
-            let put = pwrite(file.descriptor, bytes.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done))
+            let put = pwrite(
+                file.descriptor, bytes.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done))
             if put > 0 {
                 done += put
             } else if put == 0 {

@@ -51,7 +51,8 @@ final class QueueServer {
         let number = nextConnection
         nextConnection += 1
         totalConnections += 1
-        let connection = QueueConnection(server: self, number: number, stream: stream, holder: random.next() | 1, session: SessionID(using: &random))
+        let connection = QueueConnection(
+            server: self, number: number, stream: stream, holder: random.next() | 1, session: SessionID(using: &random))
         connections[number] = connection
         connection.begin(pending)
     }
@@ -231,7 +232,8 @@ final class QueueConnection {
 
     private func next(_ command: StateCommand, wait: TimeSpan?) -> ClientCommand {
         sequence += 1
-        return ClientCommand(session: clientSession, sequence: sequence, firstOutstanding: sequence, wait: wait, command: command)
+        return ClientCommand(
+            session: clientSession, sequence: sequence, firstOutstanding: sequence, wait: wait, command: command)
     }
 
     private func watchOutcome() {
@@ -249,7 +251,8 @@ final class QueueConnection {
         switch result {
         case .success(.queue(let value)): outcome = .result(value)
         case .success: outcome = .unavailable
-        case .failure(let error) where error.code == .busy || error.code == .tooLarge: outcome = .result(.refused(error.code, error.message))
+        case .failure(let error) where error.code == .busy || error.code == .tooLarge:
+            outcome = .result(.refused(error.code, error.message))
         case .failure: outcome = .unavailable
         }
         turn { $0.complete(current.id, with: outcome) }

@@ -69,14 +69,18 @@ final class Storage {
                 state = bytes
             }
             let options = JournalOptions(identity: JournalIdentity(cluster: clusterID, node: directory.id))
-            let (journal, recovered) = try Journal.open(disk: disk, options: options, snapshot: newest?.metadata ?? .none)
+            let (journal, recovered) = try Journal.open(
+                disk: disk, options: options, snapshot: newest?.metadata ?? .none)
             switch recovered.outcome {
             case .fresh, .clean: break
             case .tornTail(let tail): notes.append("an unfinished write at the end of \(tail.segment) was removed")
             case .damaged(let places):
                 throw CoterieError(
-                    .failed, "the journal in \(directory.journalPath) is damaged: \(places.map(\.description).joined(separator: "; "))",
-                    hint: "look at it with: coterie journal verify --data \(directory.path); to rejoin as a new node, move the directory away")
+                    .failed,
+                    "the journal in \(directory.journalPath) is damaged: \(places.map(\.description).joined(separator: "; "))",
+                    hint:
+                        "look at it with: coterie journal verify --data \(directory.path); to rejoin as a new node, move the directory away"
+                )
             }
             let promisePath = directory.path + "/promise"
             var promise: BootstrapPromise?
@@ -86,7 +90,8 @@ final class Storage {
                 }
             }
             let isVirgin =
-                newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0 && recovered.log.base == .zero
+                newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0
+                && recovered.log.base == .zero
             let storage = try Storage(loop: loop, journal: journal, store: store, promisePath: promisePath)
             let recovery = NodeRecovery(log: recovered.log, isVirgin: isVirgin, promise: promise, state: state)
             return (storage, recovery, notes)
@@ -235,7 +240,9 @@ final class Storage {
             return InstallSnapshot(
                 term: send.term, metadata: send.metadata, totalBytes: stored.imageBytes, checksum: stored.checksum,
                 offset: send.offset, data: data)
-        } then: { then($0) }
+        } then: {
+            then($0)
+        }
     }
 
     func storeChunk(_ chunk: InstallSnapshot) {
@@ -245,7 +252,9 @@ final class Storage {
             guard let next = try? box.store.receive(chunk) else { return .snapshotRejected(snapshot: position) }
             guard chunk.isLast else { return .snapshotChunkStored(snapshot: position, nextOffset: next) }
             var bytes: [UInt8] = []
-            guard let stored = try? box.store.finishReceiving(), let whole = try? box.store.readData(stored, { bytes += $0 }), whole else {
+            guard let stored = try? box.store.finishReceiving(),
+                let whole = try? box.store.readData(stored, { bytes += $0 }), whole
+            else {
                 return .snapshotRejected(snapshot: position)
             }
             return .snapshotInstalled(stored.metadata, state: bytes)

@@ -12,6 +12,10 @@ final class StreamBroker {
     enum Location: Hashable { case here, node(SocketAddress) }
 
     static let dialLimit = 4_096
+    /// Connections that one pod may be waiting for.
+    static let podDialLimit = 256
+    /// Services of one pod.
+    static let podListenerLimit = 64
     private static let retryInterval = TimeSpan.milliseconds(100)
 
     private let loop: EventLoop
@@ -35,11 +39,19 @@ final class StreamBroker {
         let service: String
         let deadline: MonotonicTime
         let timer: LoopTimer
+        let authority: Authority
+        /// Another node sent it here: it is not sent on, or two that disagree about the pod would send it in a circle.
+        let isSentOn: Bool
         /// The connection to another node, while it is made.
         var onward: FrameLink?
         var token: UInt64?
 
-        init(link: FrameLink, service: String, deadline: MonotonicTime, timer: LoopTimer) {
+        init(
+            link: FrameLink, service: String, deadline: MonotonicTime, timer: LoopTimer, authority: Authority,
+            isSentOn: Bool
+        ) {
+            self.authority = authority
+            self.isSentOn = isSentOn
             self.link = link
             self.service = service
             self.deadline = deadline
@@ -59,9 +71,12 @@ final class StreamBroker {
             switch kind {
             case .dial:
                 let service = try reader.string(max: 2 * Limits.nameBytes + 1)
-                dial(link, service, timeout: TimeSpan(nanoseconds: try reader.i64()), authority)
+                let timeout = TimeSpan(nanoseconds: try reader.i64())
+                // Nodes add this; nodes of before did not.
+                let isSentOn = reader.isAtEnd ? false : try reader.bool()
+                dial(link, service, timeout: timeout, authority, isSentOn: isSentOn)
             case .listen: listen(link, try reader.string(max: Limits.nameBytes), authority)
-            case .accept: accept(link, token: try reader.u64())
+            case .accept: accept(link, token: try reader.u64(), authority)
             default: link.close()
             }
         } catch {
@@ -81,6 +96,12 @@ final class StreamBroker {
             return refuse(link, CoterieError(.notAllowed, "only a pod can listen, under its own name"))
         }
         let name = pod + "/" + service
+        guard
+            listeners[name] != nil
+                || listeners.keys.count(where: { $0.hasPrefix(pod + "/") }) < StreamBroker.podListenerLimit
+        else {
+            return refuse(link, CoterieError(.busy, "a pod has at most \(StreamBroker.podListenerLimit) services"))
+        }
         // A restarted container takes over from its predecessor.
         listeners.removeValue(forKey: name)?.close()
         listeners[name] = link
@@ -89,13 +110,20 @@ final class StreamBroker {
             if let self, let link, self.listeners[name] === link { self.listeners[name] = nil }
         }
         link.send(kind: FrameKind.connected.rawValue)
-        for (number, dial) in dials.sorted(by: { $0.key < $1.key }) where dial.service == name && dial.token == nil { advance(number) }
+        for (number, dial) in dials.sorted(by: { $0.key < $1.key }) where dial.service == name && dial.token == nil {
+            advance(number)
+        }
     }
 
-    private func accept(_ link: FrameLink, token: UInt64) {
-        guard let number = offers.removeValue(forKey: token), let dial = dials.removeValue(forKey: number) else {
+    private func accept(_ link: FrameLink, token: UInt64, _ authority: Authority) {
+        // Tokens are easy to guess: only the pod that was dialled may take the connection.
+        guard let number = offers[token], let dial = dials[number],
+            authority == .pod(String(dial.service.prefix { $0 != "/" }))
+        else {
             return refuse(link, CoterieError(.notFound, "whoever dialled is gone"))
         }
+        offers[token] = nil
+        dials[number] = nil
         dial.timer.close()
         link.send(kind: FrameKind.connected.rawValue)
         dial.link.send(kind: FrameKind.connected.rawValue)
@@ -117,7 +145,7 @@ final class StreamBroker {
         return ownerOf?(pod) == owner
     }
 
-    private func dial(_ link: FrameLink, _ service: String, timeout: TimeSpan, _ authority: Authority) {
+    private func dial(_ link: FrameLink, _ service: String, timeout: TimeSpan, _ authority: Authority, isSentOn: Bool) {
         if service == "queue" {
             link.send(kind: FrameKind.connected.rawValue)
             let (stream, pending) = link.becomeRaw()
@@ -131,11 +159,17 @@ final class StreamBroker {
         guard mayDial(String(parts[0]), authority) else {
             return refuse(link, CoterieError(.notAllowed, "this pod may not dial \(service)"))
         }
-        guard dials.count < StreamBroker.dialLimit else { return refuse(link, CoterieError(.busy, "too many connections are being made")) }
+        var isOver = dials.count >= StreamBroker.dialLimit
+        if case .pod = authority {
+            isOver = isOver || dials.values.count { $0.authority == authority } >= StreamBroker.podDialLimit
+        }
+        guard !isOver else { return refuse(link, CoterieError(.busy, "too many connections are being made")) }
         let number = next
         next += 1
         let deadline = loop.now + max(.zero, min(timeout, .seconds(600)))
-        let dial = Dial(link: link, service: service, deadline: deadline, timer: LoopTimer(loop: loop))
+        let dial = Dial(
+            link: link, service: service, deadline: deadline, timer: LoopTimer(loop: loop), authority: authority,
+            isSentOn: isSentOn)
         dials[number] = dial
         link.onFrame = nil
         link.onClose = { [weak self] _ in self?.forget(number) }
@@ -165,7 +199,7 @@ final class StreamBroker {
             return
         }
         guard loop.now < dial.deadline else { return giveUp(number) }
-        if case .node(let address) = locate?(pod) { return goOn(number, dial, to: address) }
+        if !dial.isSentOn, case .node(let address) = locate?(pod) { return goOn(number, dial, to: address) }
         waitALittle(number, dial)
     }
 
@@ -203,6 +237,7 @@ final class StreamBroker {
                     var writer = ByteWriter()
                     writer.string(dial.service)
                     writer.i64(min(dial.deadline - self.loop.now, .seconds(1)).nanoseconds)
+                    writer.bool(true)
                     onward.send(kind: FrameKind.dial.rawValue, payload: writer.bytes)
                 case .connected:
                     self.dials[number] = nil

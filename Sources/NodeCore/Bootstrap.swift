@@ -47,7 +47,8 @@ public struct Standing: Hashable, Sendable {
     /// Nil if the bytes are not a standing of a version we know; such a member is only a member.
     public init?(decoding bytes: [UInt8]) {
         var reader = ByteReader(bytes)
-        guard (try? reader.u8()) == 1, let state = (try? reader.u8()).flatMap(State.init(rawValue:)), let expect = try? reader.u8(),
+        guard (try? reader.u8()) == 1, let state = (try? reader.u8()).flatMap(State.init(rawValue:)),
+            let expect = try? reader.u8(),
             let http = try? reader.u16(), let queue = try? reader.u16(), let cordoned = try? reader.bool()
         else { return nil }
         self.init(state: state, expect: expect, httpPort: http, queuePort: queue, cordoned: cordoned)
@@ -136,7 +137,9 @@ struct Bootstrap: Sendable {
             promise = nil
             effects.append(.persist(nil))
             persisting = true
-            for voter in kept.voters where voter != id { afterPersist.append(.send(.release(attempt: kept.attempt), to: voter)) }
+            for voter in kept.voters where voter != id {
+                afterPersist.append(.send(.release(attempt: kept.attempt), to: voter))
+            }
         }
     }
 
@@ -286,7 +289,8 @@ extension Bootstrap.Message {
         case 2: self = .granted(attempt: try reader.u64())
         case 3:
             self = .refused(
-                attempt: try reader.u64(), to: try reader.optional { (r: inout ByteReader) throws(WireError) in try r.nodeID() })
+                attempt: try reader.u64(),
+                to: try reader.optional { (r: inout ByteReader) throws(WireError) in try r.nodeID() })
         case 4: self = .release(attempt: try reader.u64())
         default: throw .invalid(at: 0, what: "bootstrap message")
         }

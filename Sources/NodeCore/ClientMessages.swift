@@ -53,7 +53,9 @@ public struct ClientCommand: Sendable {
     public var wait: TimeSpan?
     public var command: StateCommand
 
-    public init(session: SessionID, sequence: UInt64, firstOutstanding: UInt64, wait: TimeSpan? = nil, command: StateCommand) {
+    public init(
+        session: SessionID, sequence: UInt64, firstOutstanding: UInt64, wait: TimeSpan? = nil, command: StateCommand
+    ) {
         self.session = session
         self.sequence = sequence
         self.firstOutstanding = firstOutstanding

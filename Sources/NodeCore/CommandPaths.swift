@@ -28,6 +28,8 @@ enum CommandOrigin: Hashable, Sendable {
     case request(RequestID)
     /// A connection of the queue protocol, by the driver's number.
     case local(UInt64)
+    /// An operator's order that a command carries out: answered as orders are.
+    case order(RequestID)
     /// The node's own housekeeping: nobody reads the answer.
     case own
 }
@@ -80,6 +82,8 @@ struct CommandPaths: Sendable {
     }
 
     static let resendAfter = TimeSpan.seconds(1)
+    /// A command that waits at the leader says nothing for long: it is only sent again in case it was lost on its way.
+    static let resendWaitingAfter = TimeSpan.seconds(3)
     /// Without a leader for so long, what never left this node is answered so.
     static let leaderPatience = TimeSpan.seconds(2)
     static let ownedLimit = 200_000
@@ -131,7 +135,9 @@ struct CommandPaths: Sendable {
     mutating func ownDone(_ command: ClientCommand) {
         guard command.session == session else { return }
         let position = ownOutstanding.partitioningIndex { $0 >= command.sequence }
-        if position < ownOutstanding.count, ownOutstanding[position] == command.sequence { ownOutstanding.remove(at: position) }
+        if position < ownOutstanding.count, ownOutstanding[position] == command.sequence {
+            ownOutstanding.remove(at: position)
+        }
     }
 
     mutating func park(_ command: ClientCommand, origins: [LeaderOrigin], until: MonotonicTime) {
@@ -158,7 +164,9 @@ struct CommandPaths: Sendable {
         return item
     }
 
-    private mutating func remove(_ id: UInt64, from name: String, in map: WritableKeyPath<CommandPaths, [String: [UInt64]]>) {
+    private mutating func remove(
+        _ id: UInt64, from name: String, in map: WritableKeyPath<CommandPaths, [String: [UInt64]]>
+    ) {
         guard var ids = self[keyPath: map].removeValue(forKey: name) else { return }
         let position = ids.partitioningIndex { $0 >= id }
         if position < ids.count, ids[position] == id { ids.remove(at: position) }
@@ -173,6 +181,13 @@ struct CommandPaths: Sendable {
         for id in owned.keys.sorted() where owned[id]?.resendAt != .distantFuture { owned[id]?.resendAt = .zero }
         for id in reads.keys { reads[id]?.resendAt = .zero }
         unsent = owned.keys.sorted()
+        nextSweep = .zero
+    }
+
+    /// Something may have been lost on its way to or from the leader.
+    mutating func leaderStreamBroke() {
+        for id in owned.keys { owned[id]?.resendAt = .zero }
+        for id in reads.keys { reads[id]?.resendAt = .zero }
         nextSweep = .zero
     }
 
@@ -217,8 +232,10 @@ extension NodeCore {
     }
 
     mutating func submit(_ command: ClientCommand, origin: CommandOrigin) {
-        guard paths.owned.count < CommandPaths.ownedLimit else {
-            return finish(origin, .failure(CoterieError(.busy, "this node has too many commands under way", hint: "try again")))
+        // The node's own commands are few, and nobody would give them again.
+        guard origin == .own || paths.owned.count < CommandPaths.ownedLimit else {
+            return finish(
+                origin, .failure(CoterieError(.busy, "this node has too many commands under way", hint: "try again")))
         }
         let id = paths.takeID()
         var owned = CommandPaths.Owned(command: command, origin: origin, askedAt: now)
@@ -229,7 +246,14 @@ extension NodeCore {
     }
 
     private mutating func answer(_ id: UInt64, _ result: Result<StateResult, CoterieError>) {
-        guard let owned = paths.owned.removeValue(forKey: id) else { return }
+        guard let owned = paths.owned[id] else { return }
+        if owned.origin == .own, case .failure(let error) = result, error.code == .busy {
+            // A pod's status, say, that nobody would report again.
+            paths.owned[id]?.resendAt = now + .milliseconds(200)
+            paths.nextSweep = min(paths.nextSweep, now + .milliseconds(200))
+            return
+        }
+        paths.owned[id] = nil
         paths.ownDone(owned.command)
         finish(owned.origin, result)
     }
@@ -242,16 +266,25 @@ extension NodeCore {
             case .failure(let error): effects.append(.respond(id, .failure(error)))
             }
         case .local(let id): effects.append(.localResult(id, result))
+        case .order(let id):
+            switch result {
+            case .success(.scheduling(.refused(let code, let message, let hint))):
+                effects.append(.respond(id, .failure(CoterieError(code, message, hint: hint))))
+            case .success: effects.append(.respond(id, .success(JSONValue.object([.init("done", true)]).utf8)))
+            case .failure(let error): effects.append(.respond(id, .failure(error)))
+            }
         case .own: break
         }
     }
 
     /// Nobody waits any more for what `matches`. A command that may be in the log runs its course; a parked one is given up.
     mutating func cancel(_ matches: (CommandOrigin) -> Bool) {
-        for (id, owned) in paths.owned.sorted(by: { $0.key < $1.key }) where matches(owned.origin) {
+        for (id, owned) in paths.owned.filter({ matches($0.value.origin) }).sorted(by: { $0.key < $1.key }) {
             paths.owned[id] = nil
             paths.ownDone(owned.command)
-            if let leader = raft?.leader, leader != options.id, owned.mayBeLogged, let member = membership.member(leader) {
+            if let leader = raft?.leader, leader != options.id, owned.mayBeLogged,
+                let member = membership.member(leader)
+            {
                 var writer = ByteWriter()
                 writer.u64(id)
                 writer.u64(owned.command.session.high)
@@ -309,7 +342,8 @@ extension NodeCore {
             for id in unsent {
                 guard let owned = paths.owned[id] else { continue }
                 paths.owned[id]?.mayBeLogged = true
-                paths.owned[id]?.resendAt = now + CommandPaths.resendAfter
+                let waits = owned.waitUntil.map { $0 > now } ?? false
+                paths.owned[id]?.resendAt = now + (waits ? CommandPaths.resendWaitingAfter : CommandPaths.resendAfter)
                 var command = owned.command
                 // A time-out counts from when the command was asked, however often it is sent.
                 if let until = owned.waitUntil { command.wait = max(.zero, until - now) }
@@ -333,7 +367,9 @@ extension NodeCore {
         let leaderless = paths.leaderlessSince.map { now - $0 >= CommandPaths.leaderPatience } ?? false
         let waiting = Set(paths.unsent)
         for (id, owned) in paths.owned.sorted(by: { $0.key < $1.key }) {
-            if leaderless && !owned.mayBeLogged && now - owned.askedAt >= CommandPaths.leaderPatience && owned.origin != .own {
+            if leaderless && !owned.mayBeLogged && now - owned.askedAt >= CommandPaths.leaderPatience
+                && owned.origin != .own
+            {
                 answer(id, .failure(noLeader))
             } else if owned.mayBeLogged && now >= owned.resendAt && !waiting.contains(id) {
                 // The leader itself has it already, unless its log refused it (a hand-over that came to nothing).
@@ -359,7 +395,8 @@ extension NodeCore {
     }
 
     var noLeader: CoterieError {
-        CoterieError(.noLeader, "the cluster has no leader", hint: "a majority of its voters must be up: see coterie members")
+        CoterieError(
+            .noLeader, "the cluster has no leader", hint: "a majority of its voters must be up: see coterie members")
     }
 
     // MARK: - At the leader
@@ -374,17 +411,25 @@ extension NodeCore {
             return
         }
         if let parkID = paths.parkedKeys[key] {
-            if !(paths.parked[parkID]?.origins.contains(origin) ?? true) { paths.parked[parkID]?.origins.append(origin) }
+            if !(paths.parked[parkID]?.origins.contains(origin) ?? true) {
+                paths.parked[parkID]?.origins.append(origin)
+            }
             // Sent again, perhaps with less time left.
-            paths.parked[parkID]?.waitUntil = waitUntil ?? now
-            paths.nextParkedDeadline = min(paths.nextParkedDeadline, waitUntil ?? now)
-            return endWaits()
+            let until = waitUntil ?? now
+            paths.parked[parkID]?.waitUntil = until
+            if until <= now {
+                if let item = paths.unpark(parkID) { answer(item.origins, .success(emptyHanded(item.command.command))) }
+            } else {
+                paths.nextParkedDeadline = min(paths.nextParkedDeadline, until)
+            }
+            return
         }
         if let reply = state.earlierReply(to: command) { return answer([origin], .success(reply)) }
         if let waitUntil, mustWait(command.command) {
             guard waitUntil > now else { return answer([origin], .success(emptyHanded(command.command))) }
             guard paths.parked.count < CommandPaths.parkedLimit else {
-                return answer([origin], .failure(CoterieError(.busy, "too many waiting clients", hint: "try again later")))
+                return answer(
+                    [origin], .failure(CoterieError(.busy, "too many waiting clients", hint: "try again later")))
             }
             paths.park(command, origins: [origin], until: waitUntil)
             return
@@ -498,24 +543,33 @@ extension NodeCore {
             var end = start
             var cost = 0
             // An entry stays well under the limit of one command; a large body is an entry of its own.
-            while end < commands.count, end - start < 2_048, end == start || cost + commands[end].command.weight < 256 << 10 {
+            while end < commands.count, end - start < 2_048,
+                end == start || cost + commands[end].command.weight < 256 << 10
+            {
                 cost += commands[end].command.weight
                 end += 1
             }
-            let batch = Array(commands[start..<end])
+            propose(Array(commands[start..<end]), time)
             start = end
-            let payload = LogPayload(milliseconds: time, commands: batch).encoded
-            switch raft?.propose([payload], now: now) {
-            case .success, nil: break
-            case .failure(let refusal):
-                for command in batch {
-                    guard let flying = paths.inFlight.removeValue(forKey: CommandKey(command)) else { continue }
-                    switch refusal {
-                    case .notLeader, .transferring, .configurationInFlight: retryLater(flying.origins)
-                    case .overloaded: answer(flying.origins, .failure(CoterieError(.busy, "\(refusal)", hint: "try again")))
-                    case .tooLarge, .empty, .invalidConfiguration:
-                        answer(flying.origins, .failure(CoterieError(.tooLarge, "\(refusal)")))
-                    }
+        }
+    }
+
+    /// One entry.
+    private mutating func propose(_ batch: [ClientCommand], _ time: UInt64) {
+        let payload = LogPayload(milliseconds: time, commands: batch).encoded
+        switch raft?.propose([payload], now: now) {
+        case .success, nil: break
+        case .failure(.tooLarge) where batch.count > 1:
+            // Commands are larger than they were thought to be; one alone may be too large, the others did nothing wrong.
+            for command in batch { propose([command], time) }
+        case .failure(let refusal):
+            for command in batch {
+                guard let flying = paths.inFlight.removeValue(forKey: CommandKey(command)) else { continue }
+                switch refusal {
+                case .notLeader, .transferring, .configurationInFlight: retryLater(flying.origins)
+                case .overloaded: answer(flying.origins, .failure(CoterieError(.busy, "\(refusal)", hint: "try again")))
+                case .tooLarge, .empty, .invalidConfiguration:
+                    answer(flying.origins, .failure(CoterieError(.tooLarge, "\(refusal)")))
                 }
             }
         }
@@ -537,7 +591,9 @@ extension NodeCore {
         let key = CommandKey(applied.command)
         noteTopics(applied.command.command)
         guard let flying = paths.inFlight.removeValue(forKey: key) else { return }
-        if let until = flying.waitUntil, applied.command.wait != nil, applied.result.isEmptyHanded, !flying.origins.isEmpty {
+        if let until = flying.waitUntil, applied.command.wait != nil, applied.result.isEmptyHanded,
+            !flying.origins.isEmpty
+        {
             if until > now {
                 paths.park(applied.command, origins: flying.origins, until: until)
                 // What became free between its proposal and now would not wake it again.
@@ -558,7 +614,8 @@ extension NodeCore {
     private mutating func giveBack(_ result: StateResult) {
         guard case .queue(.reserved(let jobs)) = result else { return }
         for job in jobs {
-            let release = QueueCommand.release(id: job.id, lease: job.lease, priority: job.priority, delayMilliseconds: 0)
+            let release = QueueCommand.release(
+                id: job.id, lease: job.lease, priority: job.priority, delayMilliseconds: 0)
             submit(.queue(release), wait: nil, origin: .own)
         }
     }
@@ -619,7 +676,8 @@ extension NodeCore {
         case .forwardCancel:
             let session = SessionID(high: try reader.u64(), low: try reader.u64())
             let sequence = try reader.varint()
-            let key = CommandKey(ClientCommand(session: session, sequence: sequence, firstOutstanding: 0, command: .tick))
+            let key = CommandKey(
+                ClientCommand(session: session, sequence: sequence, firstOutstanding: 0, command: .tick))
             cancelAtLeader(key, .peer(from, id))
         case .readIndex:
             guard let raft, raft.isLeader else { return sendReadReply(id, index: nil, to: from) }

@@ -52,7 +52,9 @@ public struct Hello: Hashable, Sendable {
         maximum = try reader.u8()
         let at = reader.position
         switch try reader.u8() {
-        case 1: role = .node(try reader.nodeID(), incarnation: try reader.u64(), cluster: try reader.string(max: Limits.nameBytes))
+        case 1:
+            role = .node(
+                try reader.nodeID(), incarnation: try reader.u64(), cluster: try reader.string(max: Limits.nameBytes))
         case 2: role = .client
         default: throw .invalid(at: at, what: "role")
         }

@@ -21,15 +21,18 @@ package struct SoftState: Hashable, Sendable {
 
     /// True if nothing of a client is left.
     package var isQuiet: Bool {
-        ownedByClients == 0 && parked == 0 && waiters == 0 && inFlight == 0 && proposals == 0 && reads == 0 && forwardedOrders == 0
+        ownedByClients == 0 && parked == 0 && waiters == 0 && inFlight == 0 && proposals == 0 && reads == 0
+            && forwardedOrders == 0
     }
 }
 
 extension NodeCore {
     package var softState: SoftState {
         SoftState(
-            ownedByClients: paths.owned.values.count { $0.origin != .own }, owned: paths.owned.count, parked: paths.parked.count,
-            waiters: paths.tubeWaiters.values.reduce(0) { $0 + $1.count } + paths.leaseWaiters.values.reduce(0) { $0 + $1.count },
+            ownedByClients: paths.owned.values.count { $0.origin != .own }, owned: paths.owned.count,
+            parked: paths.parked.count,
+            waiters: paths.tubeWaiters.values.reduce(0) { $0 + $1.count }
+                + paths.leaseWaiters.values.reduce(0) { $0 + $1.count },
             inFlight: paths.inFlight.count, proposals: paths.proposals.count, reads: paths.reads.count,
             forwardedOrders: reconciler.forwardedOrders.count)
     }
@@ -89,7 +92,8 @@ package struct StateReplica: Sendable {
         _ = state.scheduling.takeChanged()
         _ = state.scheduling.takeChangedGathers()
         return applied.enumerated().map { place, item in
-            Applied(command: item.command, result: item.result, isReplay: item.isReplay, index: entry.index, place: place)
+            Applied(
+                command: item.command, result: item.result, isReplay: item.isReplay, index: entry.index, place: place)
         }
     }
 

@@ -62,6 +62,14 @@ public struct NodeRecovery: Sendable {
         self.promise = promise
         self.state = state
     }
+
+    /// Virgin, or a crash cut the founding short between the term and the first entry: nobody has heard of that cluster.
+    /// Term 1 without a vote is written by founders alone, for elections begin with term 2.
+    var hasNeverBelonged: Bool {
+        isVirgin
+            || state == nil && log.snapshot.index == 0 && log.base == .zero && log.entries.isEmpty
+                && log.hardState.term == 1 && log.hardState.vote == nil
+    }
 }
 
 /// One node as a step function. After a burst of inputs the driver calls ``takeEffects()`` once: commands that came in the
@@ -105,29 +113,36 @@ public struct NodeCore: Sendable {
     }
 
     /// Throws if the snapshot's data can not be read by this version.
-    public init(options: NodeOptions, recovery: NodeRecovery, generator seed: SeededGenerator, now: MonotonicTime) throws(CoterieError) {
+    public init(options: NodeOptions, recovery: NodeRecovery, generator seed: SeededGenerator, now: MonotonicTime)
+        throws(CoterieError)
+    {
         self.options = options
         self.now = now
         var generator = seed
         standing = Standing(
-            state: recovery.isVirgin ? .virgin : .member, expect: UInt8(clamping: options.expect), httpPort: options.httpPort,
+            state: recovery.hasNeverBelonged ? .virgin : .member, expect: UInt8(clamping: options.expect),
+            httpPort: options.httpPort,
             queuePort: options.queuePort)
         membership = Membership(
-            options: options.membership, id: options.id, name: options.name, address: options.address, tags: options.tags,
+            options: options.membership, id: options.id, name: options.name, address: options.address,
+            tags: options.tags,
             meta: standing.encoded, version: options.version, cluster: options.cluster,
             incarnation: options.startCounter << 20, generator: generator.fork(), now: now)
         if let bytes = recovery.state {
             do { state = try ReplicatedState(decoding: bytes) } catch {
-                throw CoterieError(.failed, "the snapshot's state can not be read: \(error)", hint: "was it made by a newer version?")
+                throw CoterieError(
+                    .failed, "the snapshot's state can not be read: \(error)", hint: "was it made by a newer version?")
             }
         } else {
             state = ReplicatedState()
         }
         state.appliedIndex = max(state.appliedIndex, recovery.log.snapshot.index)
-        if recovery.isVirgin {
-            bootstrap = Bootstrap(id: options.id, expect: options.expect, kept: recovery.promise, startCounter: options.startCounter)
+        if recovery.hasNeverBelonged {
+            bootstrap = Bootstrap(
+                id: options.id, expect: options.expect, kept: recovery.promise, startCounter: options.startCounter)
         } else {
-            raft = Raft(id: options.id, options: options.raft, recovered: recovery.log, generator: generator.fork(), now: now)
+            raft = Raft(
+                id: options.id, options: options.raft, recovered: recovery.log, generator: generator.fork(), now: now)
         }
         paths = CommandPaths(session: SessionID(using: &generator), firstForward: options.startCounter << 32)
         self.generator = generator
@@ -150,6 +165,7 @@ public struct NodeCore: Sendable {
                 membership.handle(.processDied(peer), now: now)
                 raftInput(.peerProcessDied(peer))
             }
+            if peer == raft?.leader { paths.leaderStreamBroke() }
         case .persisted(let ticket): raftInput(.persisted(ticket: ticket))
         case .founded: foundingIsDurable()
         case .promisePersisted: bootstrap?.persisted(now: now)
@@ -163,7 +179,8 @@ public struct NodeCore: Sendable {
         case .snapshotFailed:
             isMakingSnapshot = false
             snapshotRetryAt = now + .seconds(10)
-        case .snapshotChunkStored(let snapshot, let next): raftInput(.snapshotChunkStored(snapshot: snapshot, nextOffset: next))
+        case .snapshotChunkStored(let snapshot, let next):
+            raftInput(.snapshotChunkStored(snapshot: snapshot, nextOffset: next))
         case .snapshotInstalled(let metadata, let bytes): installed(metadata, bytes)
         case .snapshotRejected(let snapshot): raftInput(.snapshotRejected(snapshot: snapshot))
         case .snapshotSendFailed(let to): raftInput(.snapshotSendFailed(to: to))
@@ -195,7 +212,9 @@ public struct NodeCore: Sendable {
             switch kind {
             case .raft:
                 let envelope = try RaftEnvelope(decoding: payload)
-                guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else { return }
+                guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else {
+                    return
+                }
                 if raft == nil { joinThroughRaft() }
                 raftInput(.message(from: envelope.from, envelope.message))
             case .pushPull: membership.handle(.pushPull(payload, from: from), now: now)
@@ -208,7 +227,8 @@ public struct NodeCore: Sendable {
                 }
             case .forward, .forwarded, .forwardCancel, .readIndex, .readIndexReply, .forwardAdmin:
                 try receivePath(kind, payload, from: from)
-            case .hello, .welcome, .refused, .request, .response, .item, .end, .cancel, .dial, .listen, .incoming, .accept,
+            case .hello, .welcome, .refused, .request, .response, .item, .end, .cancel, .dial, .listen, .incoming,
+                .accept,
                 .connected, .bootstrapPromise, .goodbye:
                 break
             }
@@ -220,7 +240,8 @@ public struct NodeCore: Sendable {
     // MARK: - Founding and joining
 
     private mutating func joinThroughRaft() {
-        raft = Raft(id: options.id, options: options.raft, recovered: RecoveredLog(), generator: generator.fork(), now: now)
+        raft = Raft(
+            id: options.id, options: options.raft, recovered: RecoveredLog(), generator: generator.fork(), now: now)
         bootstrap = nil
     }
 
@@ -293,7 +314,9 @@ public struct NodeCore: Sendable {
         deadline = min(deadline, bootstrap?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, paths.nextDeadline, reconciler.nextDeadline)
         if let due = nextTick { deadline = min(deadline, due) }
-        if podsChanged, let since = leaderSince { deadline = min(deadline, max(now + .milliseconds(20), since + .milliseconds(200))) }
+        if podsChanged, let since = leaderSince {
+            deadline = min(deadline, max(now + .milliseconds(20), since + .milliseconds(200)))
+        }
         if let shutdown { deadline = min(deadline, shutdown.deadline) }
         return deadline
     }
@@ -302,7 +325,8 @@ public struct NodeCore: Sendable {
         for effect in membership.takeEffects() {
             switch effect {
             case .datagram(let bytes, let to): effects.append(.datagram(bytes, to: to))
-            case .pushPull(let bytes, let to, let address): effects.append(.peerFrame(.pushPull, bytes, to: to, address: address))
+            case .pushPull(let bytes, let to, let address):
+                effects.append(.peerFrame(.pushPull, bytes, to: to, address: address))
             case .event(let event): memberEvent(event)
             case .left: shutdown?.hasLeft = true
             }
@@ -353,12 +377,14 @@ public struct NodeCore: Sendable {
                 leaderClock = nil
                 paths.stopLeading()
                 effects.append(.log(.info, "no longer leading term \(term): \(reason)"))
-            case .transferFailed(let to): effects.append(.log(.warning, "handing leadership to \(displayName(to)) took too long"))
+            case .transferFailed(let to):
+                effects.append(.log(.warning, "handing leadership to \(displayName(to)) took too long"))
             case .configurationChanged(let configuration, let index):
                 changedTopics.insert(.members)
                 let subject: JSONValue = [
                     "voters": .array(configuration.voters.map { .string(displayName($0)) }),
-                    "learners": .array(configuration.learners.map { .string(displayName($0)) }), "index": JSONValue(index),
+                    "learners": .array(configuration.learners.map { .string(displayName($0)) }),
+                    "index": JSONValue(index),
                 ]
                 effects.append(.event(NodeEvent(kind: "voter.change", subject: subject)))
             case .sendSnapshot(let send): effects.append(.sendSnapshot(send))
@@ -383,7 +409,8 @@ public struct NodeCore: Sendable {
         guard leader != leaderKnown || leader == nil else { return }
         leaderKnown = leader
         let subject: JSONValue = [
-            "leader": leader.map { .string(displayName($0)) } ?? .null, "id": leader.map { .string($0.description) } ?? .null,
+            "leader": leader.map { .string(displayName($0)) } ?? .null,
+            "id": leader.map { .string($0.description) } ?? .null,
             "term": JSONValue(term),
         ]
         effects.append(.event(NodeEvent(kind: "leader.change", subject: subject)))
@@ -462,7 +489,8 @@ public struct NodeCore: Sendable {
             changedTopics.insert(.gathers)
             for id in gathers {
                 guard let gather = state.scheduling.gather(id) else { continue }
-                effects.append(.event(NodeEvent(kind: "gather.change", subject: state.scheduling.gatherDocument(gather))))
+                effects.append(
+                    .event(NodeEvent(kind: "gather.change", subject: state.scheduling.gatherDocument(gather))))
             }
         }
         if podsChanged && hasCaughtUp {

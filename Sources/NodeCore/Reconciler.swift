@@ -51,7 +51,10 @@ extension NodeCore {
         reconciler.nextRun = now + Reconciler.interval
         for (id, order) in reconciler.forwardedOrders.sorted(by: { $0.key < $1.key }) where order.deadline <= now {
             reconciler.forwardedOrders[id] = nil
-            effects.append(.respond(order.0, .failure(CoterieError(.outcomeUnknown, "the leader did not answer: the outcome is unknown"))))
+            effects.append(
+                .respond(
+                    order.0,
+                    .failure(CoterieError(.outcomeUnknown, "the leader did not answer: the outcome is unknown"))))
         }
         guard let raft, raft.isReady else {
             reconciler.proposedBindings = [:]
@@ -72,11 +75,14 @@ extension NodeCore {
         let alive = membership.members.filter { $0.state == .alive }
         // Newcomers first come to know the log without a vote.
         let newcomers = alive.filter {
-            !configuration.members.contains($0.id) && !reconciler.removed.contains($0.id) && Standing(decoding: $0.meta) != nil
+            !configuration.members.contains($0.id) && !reconciler.removed.contains($0.id)
+                && Standing(decoding: $0.meta) != nil
         }
         if let newcomer = newcomers.map(\.id).min() {
             let learners = configuration.learners + [newcomer]
-            if case .success = self.raft?.proposeConfiguration(voters: configuration.voters, learners: learners, now: now) {
+            if case .success = self.raft?.proposeConfiguration(
+                voters: configuration.voters, learners: learners, now: now)
+            {
                 effects.append(.log(.info, "\(displayName(newcomer)) becomes a learner"))
             }
             return
@@ -98,7 +104,9 @@ extension NodeCore {
         // Voters stay odd: with an even number one more failure is not survived, one more node must agree.
         guard let best, configuration.voters.count % 2 == 0 || configuration.learners.count >= 2 else { return }
         var voters = configuration.voters + [best]
-        if voters.count % 2 == 0, let second = configuration.learners.filter({ reconciler.hasKeptUp($0, options, now) && $0 != best }).min() {
+        if voters.count % 2 == 0,
+            let second = configuration.learners.filter({ reconciler.hasKeptUp($0, options, now) && $0 != best }).min()
+        {
             voters.append(second)
         }
         guard voters.count % 2 == 1 else { return }
@@ -135,7 +143,8 @@ extension NodeCore {
                 id: member.id, name: member.name, tags: member.tags, isCordoned: state.scheduling.isCordoned(member.id),
                 podCount: state.scheduling.pods(on: member.id).count, isAlive: member.state == .alive)
         }
-        let placed = Placement.place(pending: open, nodes: nodes, existing: state.scheduling.pods, generator: &generator)
+        let placed = Placement.place(
+            pending: open, nodes: nodes, existing: state.scheduling.pods, generator: &generator)
         let explanations = placed.explanations(for: open)
         if !explanations.isEmpty { submit(.scheduling(.explain(explanations)), wait: nil, origin: .own) }
         guard !placed.bindings.isEmpty else { return }
@@ -162,8 +171,11 @@ extension NodeCore {
             guard root.status.phase == .failed, root.status.reason != "NodeLost" else { continue }
             var progress = gather.progress
             progress.failures.append(
-                GatherFailure(shard: 0, node: root.node.map(displayName) ?? "", attempts: 1, error: "the root pod failed: \(root.status.reason) \(root.status.message)"))
-            submit(.scheduling(.finishGather(id: gather.id, state: .failed, progress: progress)), wait: nil, origin: .own)
+                GatherFailure(
+                    shard: 0, node: root.node.map(displayName) ?? "", attempts: 1,
+                    error: "the root pod failed: \(root.status.reason) \(root.status.message)"))
+            submit(
+                .scheduling(.finishGather(id: gather.id, state: .failed, progress: progress)), wait: nil, origin: .own)
         }
     }
 }

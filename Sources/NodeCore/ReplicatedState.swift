@@ -105,13 +105,15 @@ struct ReplicatedState: Sendable {
         switch command.command {
         case .queue(let queue): result = .queue(queues.apply(queue, index: index, now: milliseconds))
         case .lease(let lease): result = .lease(leases.apply(lease, index: index, now: milliseconds))
-        case .scheduling(let scheduling): result = .scheduling(self.scheduling.apply(scheduling, index: index, now: milliseconds))
+        case .scheduling(let scheduling):
+            result = .scheduling(self.scheduling.apply(scheduling, index: index, now: milliseconds))
         case .tick, .endSession: return Applied(command: command, result: .done, isReplay: false)
         }
         // A wait that found nothing goes on: it is not the command's reply yet.
         if !(command.wait != nil && result.isEmptyHanded) {
             sessions.record(
-                command.session, sequence: command.sequence, firstOutstanding: command.firstOutstanding, reply: result.encoded,
+                command.session, sequence: command.sequence, firstOutstanding: command.firstOutstanding,
+                reply: result.encoded,
                 milliseconds: milliseconds)
         }
         return Applied(command: command, result: result, isReplay: false)

@@ -35,6 +35,10 @@ extension NodeCore {
 
     /// Nil if the command may be given. A pod works with queues and leases, and reports on its own gather.
     private func refusal(of command: ClientCommand, _ authority: Authority) -> CoterieError? {
+        // It would find nothing however many jobs there are, and so wait for ever what is there already.
+        if case .queue(.reserve(_, _, let count)) = command.command, count < 1 {
+            return CoterieError(.badInput, "a reserve asks for at least one job")
+        }
         guard case .pod(let name) = authority else {
             if case .tick = command.command { return CoterieError(.notAllowed, "only a leader lets time pass") }
             return nil
@@ -85,9 +89,13 @@ extension NodeCore {
         case ("raft", 1): return .success(raftDocument)
         case ("rtt", 3): return rtt(parts[1], parts[2])
         case ("queues", 1): return .success(state.queues.listDocument(waiting: paths.waitingByTube))
-        case ("queues", 2): return state.queues.statsDocument(tube: parts[1], now: state.milliseconds).map { .success($0) } ?? missing("tube", parts[1])
+        case ("queues", 2):
+            return state.queues.statsDocument(tube: parts[1], now: state.milliseconds).map { .success($0) }
+                ?? missing("tube", parts[1])
         case ("queues", 4) where parts[2] == "peek":
-            guard let kind = JobView.State(rawValue: parts[3]) else { return .failure(CoterieError(.badInput, "no job can be \(parts[3])")) }
+            guard let kind = JobView.State(rawValue: parts[3]) else {
+                return .failure(CoterieError(.badInput, "no job can be \(parts[3])"))
+            }
             return state.queues.peek(tube: parts[1], state: kind, now: state.milliseconds).map { .success($0.document) }
                 ?? .failure(CoterieError(.notFound, "no job is \(parts[3]) in \(parts[1])"))
         case ("queues", 3) where parts[2] == "peek":
@@ -95,15 +103,19 @@ extension NodeCore {
                 ?? .failure(CoterieError(.notFound, "no job is ready, delayed or buried in \(parts[1])"))
         case ("queue-stats", 1): return .success(state.queues.statsDocument())
         case ("jobs", 2):
-            guard let id = UInt64(parts[1]), let job = state.queues.peekDocument(job: id) else { return missing("job", parts[1]) }
+            guard let id = UInt64(parts[1]), let job = state.queues.peekDocument(job: id) else {
+                return missing("job", parts[1])
+            }
             return .success(job)
         case ("jobs", 3) where parts[2] == "stats":
-            guard let id = UInt64(parts[1]), let job = state.queues.statsDocument(job: id, now: state.milliseconds) else {
+            guard let id = UInt64(parts[1]), let job = state.queues.statsDocument(job: id, now: state.milliseconds)
+            else {
                 return missing("job", parts[1])
             }
             return .success(job)
         case ("elections", 1): return .success(state.leases.listDocument(now: state.milliseconds))
-        case ("elections", 2): return .success(state.leases.document(LeaseMachine.electionPrefix + parts[1], now: state.milliseconds))
+        case ("elections", 2):
+            return .success(state.leases.document(LeaseMachine.electionPrefix + parts[1], now: state.milliseconds))
         case ("pods", 1): return .success(state.scheduling.podListDocument(node: nodeForPod))
         case ("pods", 2):
             guard let pod = state.scheduling.pod(named: parts[1]) else { return missing("pod", parts[1]) }
@@ -159,7 +171,8 @@ extension NodeCore {
         return [
             "cluster": ["name": .string(options.cluster), "id": .string(hexadecimal(stableHash(options.cluster)))],
             "node": [
-                "id": .string(options.id.description), "name": .string(options.name), "address": .string(options.address.description),
+                "id": .string(options.id.description), "name": .string(options.name),
+                "address": .string(options.address.description),
                 "role": .string(role(of: options.id)),
             ],
             "leader": leaderJSON, "term": JSONValue(raft?.term ?? 0), "commitIndex": JSONValue(raft?.commitIndex ?? 0),
@@ -170,10 +183,14 @@ extension NodeCore {
                 "dead": JSONValue(counts[.dead] ?? 0), "left": JSONValue(counts[.left] ?? 0),
             ],
             "queues": [
-                "tubes": JSONValue(state.queues.tubeNames.count), "ready": JSONValue(queues.ready), "reserved": JSONValue(queues.reserved),
+                "tubes": JSONValue(state.queues.tubeNames.count), "ready": JSONValue(queues.ready),
+                "reserved": JSONValue(queues.reserved),
                 "delayed": JSONValue(queues.delayed), "buried": JSONValue(queues.buried),
             ],
-            "pods": ["running": JSONValue(pods.running), "pending": JSONValue(pods.pending), "failed": JSONValue(pods.failed)],
+            "pods": [
+                "running": JSONValue(pods.running), "pending": JSONValue(pods.pending),
+                "failed": JSONValue(pods.failed),
+            ],
             "storage": storageFailure.map { .string($0) } ?? .string("ok"), "version": .string(options.version),
         ]
     }
@@ -188,7 +205,8 @@ extension NodeCore {
                         "address": .string(member.address.description), "state": .string(member.state.rawValue),
                         "incarnation": JSONValue(member.incarnation),
                         "role": .string(role(of: member.id)),
-                        "tags": .object(member.tags.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) }),
+                        "tags": .object(
+                            member.tags.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) }),
                         "version": .string(member.version),
                         "rttMilliseconds": member.rtt.map { .double(Double($0.nanoseconds / 1_000) / 1_000) } ?? .null,
                     ]
@@ -207,7 +225,8 @@ extension NodeCore {
         [
             "term": JSONValue(raft?.term ?? 0), "commitIndex": JSONValue(raft?.commitIndex ?? 0),
             "appliedIndex": JSONValue(state.appliedIndex), "lastIndex": JSONValue(raft?.lastIndex ?? 0),
-            "firstIndex": JSONValue((raft?.firstRetained.index ?? 0) + 1), "durableIndex": JSONValue(raft?.durableIndex ?? 0),
+            "firstIndex": JSONValue((raft?.firstRetained.index ?? 0) + 1),
+            "durableIndex": JSONValue(raft?.durableIndex ?? 0),
             "snapshotIndex": JSONValue(raft?.snapshot.index ?? 0), "sessions": JSONValue(state.sessionCount),
             "logMilliseconds": JSONValue(state.milliseconds), "healthScore": JSONValue(membership.healthScore),
         ]
@@ -221,7 +240,8 @@ extension NodeCore {
         // Only round trips of this node's own pings are known.
         let other = first.id == options.id ? second : second.id == options.id ? first : nil
         guard let other else {
-            return .failure(CoterieError(.badInput, "\(options.name) measures only its own round trips", hint: "ask \(a) or \(b)"))
+            return .failure(
+                CoterieError(.badInput, "\(options.name) measures only its own round trips", hint: "ask \(a) or \(b)"))
         }
         let milliseconds: JSONValue = other.rtt.map { .double(Double($0.nanoseconds / 1_000) / 1_000) } ?? .null
         return .success(["a": .string(first.name), "b": .string(second.name), "rttMilliseconds": milliseconds])
@@ -265,11 +285,13 @@ extension NodeCore {
             admin(.object(remove), origin: .request(id))
         case "cordon", "uncordon", "drain":
             guard let name = order["node"]?.stringValue, let node = memberID(name) else {
-                return reply(origin, .failure(CoterieError(.notFound, "there is no member \(order["node"]?.stringValue ?? "")")))
+                return reply(
+                    origin, .failure(CoterieError(.notFound, "there is no member \(order["node"]?.stringValue ?? "")")))
             }
             let command: SchedulingCommand = verb == "drain" ? .drain(node) : .cordon(node, verb == "cordon")
-            submit(.scheduling(command), wait: nil, origin: .own)
-            reply(origin, .success(JSONValue.object([.init("done", true)]).utf8))
+            guard case .request(let id) = origin else { return reply(origin, .failure(noLeader)) }
+            // Answered when it is in force.
+            submit(.scheduling(command), wait: nil, origin: .order(id))
         default: reply(origin, .failure(CoterieError(.badInput, "unknown order \(verb)")))
         }
     }
@@ -283,7 +305,9 @@ extension NodeCore {
         let done = ClientResponse.success(JSONValue.object([.init("done", true)]).utf8)
         let name = order["node"]?.stringValue
         let node = name.flatMap(memberID)
-        if let name, node == nil { return reply(origin, .failure(CoterieError(.notFound, "there is no member \(name)"))) }
+        if let name, node == nil {
+            return reply(origin, .failure(CoterieError(.notFound, "there is no member \(name)")))
+        }
         switch verb {
         case "transfer":
             if let node, !(raft?.configuration.isVoter(node) ?? false) {
@@ -307,14 +331,16 @@ extension NodeCore {
             case .success, nil:
                 reconciler.removed.insert(node)
                 reply(origin, done)
-            case .failure(let error): reply(origin, .failure(CoterieError(.conflict, "\(error)", hint: "try again in a moment")))
+            case .failure(let error):
+                reply(origin, .failure(CoterieError(.conflict, "\(error)", hint: "try again in a moment")))
             }
         default: reply(origin, .failure(CoterieError(.badInput, "unknown order \(verb)")))
         }
     }
 
     private mutating func forwardAdmin(_ order: JSONValue, _ origin: AdminOrigin) {
-        guard let leader = raft?.leader, let member = membership.member(leader), case .request(let request) = origin else {
+        guard let leader = raft?.leader, let member = membership.member(leader), case .request(let request) = origin
+        else {
             return reply(origin, .failure(noLeader))
         }
         let id = paths.takeID()
@@ -353,7 +379,9 @@ func percentDecoded(_ text: String) -> String {
     let bytes = Array(text.utf8)
     var i = 0
     while i < bytes.count {
-        if bytes[i] == UInt8(ascii: "%"), i + 2 < bytes.count, let value = UInt8(String(decoding: bytes[i + 1...i + 2], as: UTF8.self), radix: 16) {
+        if bytes[i] == UInt8(ascii: "%"), i + 2 < bytes.count,
+            let value = UInt8(String(decoding: bytes[i + 1...i + 2], as: UTF8.self), radix: 16)
+        {
             out.append(value)
             i += 3
         } else {

@@ -8,6 +8,8 @@ struct SessionTable: Sendable {
     /// More replies than a session may have outstanding; a client that sends further ahead is refused before the log.
     static let outstandingLimit = 4_096
     static let sessionLimit = 65_536
+    /// Most bytes of replies of one session, the newest not counted: a client that fetches much says soon what it has got.
+    static let replyBytesLimit = 4 << 20
     /// Of log time: a session unused for so long is forgotten.
     static let idleMilliseconds: UInt64 = 600_000
     /// Of log time: longer than anything of an ended session can still be on its way.
@@ -26,6 +28,13 @@ struct SessionTable: Sendable {
         var lastUsed: UInt64
         /// Sorted by sequence.
         var replies: [(sequence: UInt64, reply: [UInt8])]
+        /// Of all replies.
+        var bytes = 0
+
+        mutating func forgetFirst(_ count: Int) {
+            for item in replies.prefix(count) { bytes -= item.reply.count }
+            replies.removeFirst(count)
+        }
     }
 
     private var sessions: [SessionID: Session] = [:]
@@ -43,7 +52,9 @@ struct SessionTable: Sendable {
     }
 
     /// Keeps the reply of a command that was just applied, and forgets those the client no longer needs.
-    mutating func record(_ id: SessionID, sequence: UInt64, firstOutstanding: UInt64, reply: [UInt8], milliseconds: UInt64) {
+    mutating func record(
+        _ id: SessionID, sequence: UInt64, firstOutstanding: UInt64, reply: [UInt8], milliseconds: UInt64
+    ) {
         if sessions[id] == nil {
             if sessions.count >= SessionTable.sessionLimit { evictOldest() }
             sessions[id] = Session(firstOutstanding: firstOutstanding, lastUsed: milliseconds, replies: [])
@@ -52,13 +63,20 @@ struct SessionTable: Sendable {
         session.lastUsed = milliseconds
         if firstOutstanding > session.firstOutstanding {
             session.firstOutstanding = firstOutstanding
-            session.replies.removeFirst(session.replies.partitioningIndex { $0.sequence >= firstOutstanding })
+            session.forgetFirst(session.replies.partitioningIndex { $0.sequence >= firstOutstanding })
         }
         let position = session.replies.partitioningIndex { $0.sequence >= sequence }
         session.replies.insert((sequence, reply), at: position)
-        if session.replies.count > SessionTable.outstandingLimit {
-            session.firstOutstanding = session.replies[0].sequence + 1
-            session.replies.removeFirst()
+        session.bytes += reply.count
+        var excess = max(0, session.replies.count - SessionTable.outstandingLimit)
+        var bytes = session.bytes - session.replies.prefix(excess).reduce(0) { $0 + $1.reply.count }
+        while bytes > SessionTable.replyBytesLimit, excess < session.replies.count - 1 {
+            bytes -= session.replies[excess].reply.count
+            excess += 1
+        }
+        if excess > 0 {
+            session.firstOutstanding = session.replies[excess - 1].sequence + 1
+            session.forgetFirst(excess)
         }
         sessions[id] = session
     }
@@ -73,7 +91,8 @@ struct SessionTable: Sendable {
     /// Forgets what was not used for ``idleMilliseconds`` of log time, and ended sessions after ``endedMilliseconds``.
     mutating func expire(milliseconds: UInt64) {
         sessions = sessions.filter { _, session in
-            let limit = session.firstOutstanding == .max ? SessionTable.endedMilliseconds : SessionTable.idleMilliseconds
+            let limit =
+                session.firstOutstanding == .max ? SessionTable.endedMilliseconds : SessionTable.idleMilliseconds
             return milliseconds - min(session.lastUsed, milliseconds) <= limit
         }
     }
@@ -106,6 +125,7 @@ struct SessionTable: Sendable {
             var session = Session(firstOutstanding: try reader.varint(), lastUsed: try reader.varint(), replies: [])
             for _ in 0..<(try reader.count(max: SessionTable.outstandingLimit, itemBytes: 2)) {
                 session.replies.append((try reader.varint(), try reader.array(max: Limits.commandBytes)))
+                session.bytes += session.replies.last?.reply.count ?? 0
             }
             sessions[id] = session
         }

@@ -174,7 +174,9 @@ public struct PodLifecycle: Sendable {
             next = stopping.deadline
             if stopping.sidecars, case .completed = stopping.cause {
                 // The one whose turn it is: the last that is left.
-                if let i = containers.indices.last(where: { containers[$0].role == .sidecar && containers[$0].hasProcess }),
+                if let i = containers.indices.last(where: {
+                    containers[$0].role == .sidecar && containers[$0].hasProcess
+                }),
                     !containers[i].isTerminating
                 {
                     next = min(next, settled(i))

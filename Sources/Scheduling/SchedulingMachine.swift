@@ -417,7 +417,8 @@ public struct SchedulingMachine: Sendable {
         changedGathers.insert(id)
         if state.isTerminal {
             // The root holds the result and delivers it; it ends by itself, and the leader clears it away then.
-            let root = state == .cancelled ? nil : gather.pods.first.flatMap { podTable[$0]?.record.node == nil ? nil : $0 }
+            let root =
+                state == .cancelled ? nil : gather.pods.first.flatMap { podTable[$0]?.record.node == nil ? nil : $0 }
             _ = delete(pods(ownedBy: .gather(id)).map(\.name).filter { $0 != root })
             let ended = gatherTable.values.filter(\.state.isTerminal)
             if ended.count > SchedulingLimits.endedGathers,

@@ -22,6 +22,8 @@ struct ClusterOracle {
     private struct Committed {
         var term: UInt64
         var checksum: UInt32
+        /// The term of the node that was first seen to have it committed: that of its commit, or a later one.
+        var seenIn: UInt64
     }
 
     private struct Execution {
@@ -49,7 +51,9 @@ struct ClusterOracle {
         host.lastTerm = 0
         host.lastCommit = 0
         if recovery.log.snapshot.index > committedIndex {
-            throw Violation("node \(host.index) starts from a snapshot of \(recovery.log.snapshot.index), which was never committed")
+            throw Violation(
+                "node \(host.index) starts from a snapshot of \(recovery.log.snapshot.index), which was never committed"
+            )
         }
     }
 
@@ -64,7 +68,9 @@ struct ClusterOracle {
             }
         }
         guard let core = host.core, let raft = core.raft else { return }
-        if raft.term < host.lastTerm { throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(raft.term)") }
+        if raft.term < host.lastTerm {
+            throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(raft.term)")
+        }
         if raft.commitIndex < host.lastCommit { throw Violation("node \(host.index): its commit index goes back") }
         host.lastTerm = raft.term
         if raft.isLeader {
@@ -77,7 +83,9 @@ struct ClusterOracle {
         }
         host.wasLeader = raft.isLeader
         try advance(host, to: raft.commitIndex, world)
-        if core.appliedIndex > committedIndex { throw Violation("node \(host.index) has applied what is not committed") }
+        if core.appliedIndex > committedIndex {
+            throw Violation("node \(host.index) has applied what is not committed")
+        }
         if core.appliedIndex > 0, core.appliedIndex % 16 == 0, core.appliedIndex == raft.commitIndex {
             try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
         }
@@ -86,7 +94,9 @@ struct ClusterOracle {
     /// An index and term name one entry for ever.
     private mutating func record(_ entry: LogEntry, by host: Int) throws {
         let checksum = CRC32C.checksum(entry.payload)
-        if let known = checksums[entry.position], known != checksum { throw Violation("there are two entries \(entry.position)") }
+        if let known = checksums[entry.position], known != checksum {
+            throw Violation("there are two entries \(entry.position)")
+        }
         checksums[entry.position] = checksum
     }
 
@@ -96,14 +106,18 @@ struct ClusterOracle {
             index += 1
             guard let entry = host.log[index] else {
                 // It came with a snapshot.
-                guard index <= committedIndex else { throw Violation("node \(host.index) has committed \(index), which nobody has seen") }
+                guard index <= committedIndex else {
+                    throw Violation("node \(host.index) has committed \(index), which nobody has seen")
+                }
                 continue
             }
-            let identity = Committed(term: entry.term, checksum: CRC32C.checksum(entry.payload))
+            let identity = Committed(
+                term: entry.term, checksum: CRC32C.checksum(entry.payload), seenIn: host.core?.raft?.term ?? 0)
             if index <= committedIndex {
                 let known = committed[Int(index - 1)]
                 guard known.term == identity.term, known.checksum == identity.checksum else {
-                    throw Violation("node \(host.index) commits \(entry.position), but \(index)@\(known.term) was committed")
+                    throw Violation(
+                        "node \(host.index) commits \(entry.position), but \(index)@\(known.term) was committed")
                 }
             } else {
                 guard index == committedIndex + 1 else { throw Violation("entry \(committedIndex + 1) was left out") }
@@ -115,12 +129,13 @@ struct ClusterOracle {
     }
 
     private func checkCompleteness(of host: SimulatedHost, _ raft: Raft) throws {
-        guard host.log.lastIndex >= committedIndex else {
-            throw Violation("node \(host.index) leads term \(raft.term) with \(host.log.lastIndex) of \(committedIndex) committed entries")
-        }
+        // Only what was committed in earlier terms: a deposed leader may be seen late.
         for index in stride(from: committedIndex, to: host.log.base, by: -1) {
-            guard let entry = host.log[index], entry.term == committed[Int(index - 1)].term else {
-                throw Violation("node \(host.index) leads term \(raft.term) with another entry \(index)")
+            let known = committed[Int(index - 1)]
+            guard known.seenIn < raft.term else { continue }
+            guard let entry = host.log[index], entry.term == known.term else {
+                throw Violation(
+                    "node \(host.index) leads term \(raft.term) without committed entry \(index)@\(known.term)")
             }
         }
     }
@@ -147,11 +162,15 @@ struct ClusterOracle {
 
     private mutating func apply(_ entry: LogEntry, _ world: World) throws {
         let applied: [StateReplica.Applied]
-        do { applied = try replica.apply(entry) } catch { throw Violation("committed entry \(entry.position) can not be read: \(error)") }
+        do { applied = try replica.apply(entry) } catch {
+            throw Violation("committed entry \(entry.position) can not be read: \(error)")
+        }
         if entry.index % 16 == 0 { digests[entry.index] = CRC32C.checksum(replica.encoded) }
         if let stamp = StateReplica.stamp(of: entry) {
             // Log time stands still without a leader and is never quicker than a clock.
-            if stamp > UInt64(world.now.nanoseconds / 1_000_000) { throw Violation("log time \(stamp) ms is ahead of the world's") }
+            if stamp > UInt64(world.now.nanoseconds / 1_000_000) {
+                throw Violation("log time \(stamp) ms is ahead of the world's")
+            }
             lastStamp = max(lastStamp, stamp)
         }
         var hasScheduling = false
@@ -164,10 +183,19 @@ struct ClusterOracle {
             }
             if item.isReplay {
                 world.figures.replays += 1
+                // Late, and its session has ended or moved on.
+                if case .stale = item.result { continue }
+                guard executions[command]?.reply == item.result.encoded else {
+                    throw Violation(
+                        "command \(command.sequence) of \(command.session) gets \(item.result) at \(item.index) as an earlier answer"
+                    )
+                }
                 continue
             }
             if let earlier = executions[command] {
-                throw Violation("command \(command.sequence) of \(command.session) is executed at \(earlier.index) and again at \(item.index)")
+                throw Violation(
+                    "command \(command.sequence) of \(command.session) is executed at \(earlier.index) and again at \(item.index)"
+                )
             }
             // A wait that found nothing goes on.
             if item.command.wait != nil, ClusterOracle.isEmptyHanded(item.result) { continue }
@@ -182,7 +210,9 @@ struct ClusterOracle {
             for pod in replica.pods {
                 guard let node = pod.node else { continue }
                 let key = SimulatedPods.Key(uid: pod.uid, generation: pod.generation)
-                if let other = bindings[key], other != node { throw Violation("pod \(pod.name) generation \(pod.generation) is bound to two nodes") }
+                if let other = bindings[key], other != node {
+                    throw Violation("pod \(pod.name) generation \(pod.generation) is bound to two nodes")
+                }
                 if bindings[key] == nil { world.figures.podsBound += 1 }
                 bindings[key] = node
             }
@@ -201,7 +231,8 @@ struct ClusterOracle {
 
     /// What a node says to a client, at the moment it says it.
     func check(
-        _ response: ClientResponse, to operation: Operation, of client: SimulatedClient, by host: SimulatedHost, in world: World
+        _ response: ClientResponse, to operation: Operation, of client: SimulatedClient, by host: SimulatedHost,
+        in world: World
     ) throws {
         guard case .success(let bytes) = response else { return }
         switch operation.kind {
@@ -209,35 +240,52 @@ struct ClusterOracle {
             guard let core = host.core, path != "status" else { return }
             guard core.appliedIndex >= operation.seenIndex else {
                 throw Violation(
-                    "node \(host.index) answers \(path) from index \(core.appliedIndex), but \(operation.seenIndex) was committed before")
+                    "node \(host.index) answers \(path) from index \(core.appliedIndex), but \(operation.seenIndex) was committed before"
+                )
             }
         case .command(let command, let lane, let sequence):
             if case .endSession = command { return }
             var reader = ByteReader(bytes)
             let result = try StateResult(decoding: &reader)
-            let key = Command(session: client.lanes[lane].id, sequence: sequence)
-            guard let execution = executions[key] else {
-                if operation.waitUntil != nil, ClusterOracle.isEmptyHanded(result) { return }
-                throw Violation("node \(host.index) answers operation \(operation.number) with \(result) before it is committed")
-            }
-            guard execution.index > operation.seenIndex else {
-                throw Violation("operation \(operation.number) was executed at \(execution.index), before it was asked")
-            }
-            guard execution.reply == bytes else {
-                throw Violation("node \(host.index) answers operation \(operation.number) with \(result), which is not what the log gives")
-            }
+            try check(
+                result, session: client.lanes[lane].id, sequence: sequence, waits: operation.waitUntil != nil,
+                seenIndex: operation.seenIndex, by: host)
         }
+    }
+
+    /// The answer to one command.
+    func check(
+        _ result: StateResult, session: SessionID, sequence: UInt64, waits: Bool, seenIndex: UInt64,
+        by host: SimulatedHost
+    ) throws {
+        let answer = "node \(host.index) answers command \(sequence) of \(session) with \(result)"
+        guard let execution = executions[Command(session: session, sequence: sequence)] else {
+            if waits, ClusterOracle.isEmptyHanded(result) { return }
+            throw Violation("\(answer) before it is committed")
+        }
+        guard execution.index > seenIndex else {
+            throw Violation("\(answer), executed at \(execution.index), before it was asked")
+        }
+        guard execution.reply == result.encoded else { throw Violation("\(answer), which is not what the log gives") }
     }
 
     // MARK: - What clients know
 
-    mutating func putAcknowledged(_ numbers: [UInt64], _ inserted: [InsertedJob]) throws { try jobs.putAcknowledged(numbers, inserted) }
-    mutating func reserved(_ job: ReservedJob) throws { try jobs.reserved(job) }
+    mutating func putAcknowledged(_ numbers: [UInt64], _ inserted: [InsertedJob]) throws {
+        try jobs.putAcknowledged(numbers, inserted)
+    }
+    mutating func reserved(_ job: ReservedJob, askedAt: MonotonicTime) throws {
+        try jobs.reserved(job, askedAt: askedAt)
+    }
     mutating func deleteAsked(_ job: UInt64) { jobs.deleteAsked.insert(job) }
-    mutating func deleteAcknowledged(_ job: UInt64) throws { try jobs.deleteAcknowledged(job) }
-    func isDeleted(_ job: UInt64) -> Bool { jobs.deleted.contains(job) }
+    mutating func deleteAcknowledged(_ job: UInt64, at time: MonotonicTime) throws {
+        try jobs.deleteAcknowledged(job, at: time)
+    }
+    func isDeleted(_ job: UInt64) -> Bool { jobs.deleted[job] != nil }
     func isDeleteAsked(_ job: UInt64) -> Bool { jobs.deleteAsked.contains(job) }
-    func anyAcknowledgedJob(using generator: inout SeededGenerator) -> UInt64? { jobs.anyAcknowledged(using: &generator) }
+    func anyAcknowledgedJob(using generator: inout SeededGenerator) -> UInt64? {
+        jobs.anyAcknowledged(using: &generator)
+    }
 
     /// A command with a job's lease was answered.
     func leaseUsed(job: UInt64, lease: UInt64, _ ending: Ending) throws {
@@ -254,7 +302,9 @@ struct ClusterOracle {
         _ key: String, token: UInt64, to client: Int, until: MonotonicTime, now: MonotonicTime
     ) throws { try elections.granted(key, token: token, to: client, until: until, now: now) }
 
-    mutating func renewed(_ key: String, client: Int, until: MonotonicTime) throws { elections.renewed(key, client: client, until: until) }
+    mutating func renewed(_ key: String, client: Int, until: MonotonicTime) throws {
+        elections.renewed(key, client: client, until: until)
+    }
     mutating func gaveUp(_ key: String, client: Int) { elections.gaveUp(key, client: client) }
 
     // MARK: - The end
@@ -262,7 +312,9 @@ struct ClusterOracle {
     mutating func checkEnd(_ world: World) throws {
         for host in world.hosts {
             guard let core = host.core else { continue }
-            guard core.appliedIndex == replica.appliedIndex else { throw Violation("node \(host.index) is not at the end") }
+            guard core.appliedIndex == replica.appliedIndex else {
+                throw Violation("node \(host.index) is not at the end")
+            }
             try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
         }
         try jobs.checkEnd()

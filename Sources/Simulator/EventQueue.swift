@@ -33,7 +33,9 @@ struct EventQueue<Event> {
             var parent = 0
             while true {
                 var smallest = parent
-                for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && isBefore(child, smallest) { smallest = child }
+                for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && isBefore(child, smallest) {
+                    smallest = child
+                }
                 if smallest == parent { break }
                 heap.swapAt(parent, smallest)
                 parent = smallest

@@ -22,7 +22,8 @@ struct JobLedger {
     // From answers.
     private var acknowledged: [UInt64] = []
     var deleteAsked: Set<UInt64> = []
-    private(set) var deleted: Set<UInt64> = []
+    /// When its deletion was acknowledged.
+    private(set) var deleted: [UInt64: MonotonicTime] = [:]
 
     static func number(of body: [UInt8]) -> UInt64 {
         body.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
@@ -32,10 +33,14 @@ struct JobLedger {
     mutating func executed(_ command: QueueCommand, _ result: QueueResult, at time: UInt64) throws {
         switch (command, result) {
         case (.put(let new), .inserted(let inserted)):
-            guard new.count == inserted.count else { throw Violation("a put of \(new.count) jobs made \(inserted.count)") }
+            guard new.count == inserted.count else {
+                throw Violation("a put of \(new.count) jobs made \(inserted.count)")
+            }
             for (job, made) in zip(new, inserted) {
                 let number = JobLedger.number(of: job.body)
-                if let other = idOfNumber[number] { throw Violation("job number \(number) was put twice, as \(other) and \(made.id)") }
+                if let other = idOfNumber[number] {
+                    throw Violation("job number \(number) was put twice, as \(other) and \(made.id)")
+                }
                 if numberOfID[made.id] != nil { throw Violation("the job id \(made.id) was given twice") }
                 idOfNumber[number] = made.id
                 numberOfID[made.id] = number
@@ -45,10 +50,16 @@ struct JobLedger {
             for job in jobs {
                 if gone.contains(job.id) { throw Violation("job \(job.id) is reserved after it was deleted") }
                 if let held = held[job.id], held.until > time {
-                    throw Violation("job \(job.id) is reserved by \(job.lease) at \(time) while \(held.lease) holds it until \(held.until)")
+                    throw Violation(
+                        "job \(job.id) is reserved by \(job.lease) at \(time) while \(held.lease) holds it until \(held.until)"
+                    )
                 }
-                if let newest = newestLease[job.id], job.lease <= newest { throw Violation("job \(job.id): lease \(job.lease) after \(newest)") }
-                guard numberOfID[job.id] == JobLedger.number(of: job.body) else { throw Violation("job \(job.id) has another's body") }
+                if let newest = newestLease[job.id], job.lease <= newest {
+                    throw Violation("job \(job.id): lease \(job.lease) after \(newest)")
+                }
+                guard numberOfID[job.id] == JobLedger.number(of: job.body) else {
+                    throw Violation("job \(job.id) has another's body")
+                }
                 newestLease[job.id] = job.lease
                 held[job.id] = Held(lease: job.lease, until: time + (timeToRun[job.id] ?? 0))
             }
@@ -68,23 +79,31 @@ struct JobLedger {
 
     private func mustHold(_ id: UInt64, _ lease: UInt64?, _ time: UInt64) throws {
         guard let held = held[id], held.lease == lease, held.until > time else {
-            throw Violation("a command with lease \(lease ?? 0) on job \(id) was carried out, but the lease is not in force")
+            throw Violation(
+                "a command with lease \(lease ?? 0) on job \(id) was carried out, but the lease is not in force")
         }
     }
 
     mutating func putAcknowledged(_ numbers: [UInt64], _ inserted: [InsertedJob]) throws {
         for (number, job) in zip(numbers, inserted) {
-            guard idOfNumber[number] == job.id else { throw Violation("job number \(number) was acknowledged as \(job.id), the log has another") }
+            guard idOfNumber[number] == job.id else {
+                throw Violation("job number \(number) was acknowledged as \(job.id), the log has another")
+            }
             acknowledged.append(job.id)
         }
     }
 
-    mutating func reserved(_ job: ReservedJob) throws {
-        if deleted.contains(job.id) { throw Violation("job \(job.id) was handed out after its deletion was acknowledged") }
+    mutating func reserved(_ job: ReservedJob, askedAt: MonotonicTime) throws {
+        // An answer that was late on its way may tell of a reservation before the deletion.
+        if let end = deleted[job.id], end <= askedAt {
+            throw Violation("job \(job.id) was handed out after its deletion was acknowledged")
+        }
     }
 
-    mutating func deleteAcknowledged(_ job: UInt64) throws {
-        guard deleted.insert(job).inserted else { throw Violation("two deletions of job \(job) were acknowledged") }
+    mutating func deleteAcknowledged(_ job: UInt64, at time: MonotonicTime) throws {
+        guard deleted.updateValue(time, forKey: job) == nil else {
+            throw Violation("two deletions of job \(job) were acknowledged")
+        }
     }
 
     func anyAcknowledged(using generator: inout SeededGenerator) -> UInt64? {
@@ -94,10 +113,16 @@ struct JobLedger {
     /// The queue is empty: what was acknowledged was deleted, by somebody who asked for it.
     func checkEnd() throws {
         for job in acknowledged {
-            guard deleteAsked.contains(job) else { throw Violation("job \(job) was acknowledged and is gone, but nobody deleted it") }
-            guard gone.contains(job) else { throw Violation("job \(job) was acknowledged and is gone without a deletion in the log") }
+            guard deleteAsked.contains(job) else {
+                throw Violation("job \(job) was acknowledged and is gone, but nobody deleted it")
+            }
+            guard gone.contains(job) else {
+                throw Violation("job \(job) was acknowledged and is gone without a deletion in the log")
+            }
         }
-        for job in deleted where !gone.contains(job) { throw Violation("the deletion of job \(job) was acknowledged and is not in the log") }
+        for job in deleted.keys.sorted() where !gone.contains(job) {
+            throw Violation("the deletion of job \(job) was acknowledged and is not in the log")
+        }
     }
 }
 
@@ -128,7 +153,8 @@ struct ElectionLedger {
         switch (command, result) {
         case (.acquire(let key, let holder, _, let ttl), .granted(let token, _)):
             if let present = held[key], present.until > time, present.holder != holder {
-                throw Violation("\(key) is granted to \(holder) at \(time) while \(present.holder) holds it until \(present.until)")
+                throw Violation(
+                    "\(key) is granted to \(holder) at \(time) while \(present.holder) holds it until \(present.until)")
             }
             if let newest = newestGranted[key], token <= newest, held[key]?.holder != holder {
                 throw Violation("\(key): token \(token) after \(newest)")
@@ -141,20 +167,28 @@ struct ElectionLedger {
             }
             held[key]?.until = time + present.ttl
         case (.release(let key, let token), .released):
-            guard let present = held[key], present.token == token else { throw Violation("\(key): \(token) was released, but it is not held") }
+            guard let present = held[key], present.token == token else {
+                throw Violation("\(key): \(token) was released, but it is not held")
+            }
             held[key] = nil
         default: break
         }
     }
 
     /// A client hears that it leads, and may rely on it until `until` by its own clock.
-    mutating func granted(_ key: String, token: UInt64, to client: Int, until: MonotonicTime, now: MonotonicTime) throws {
-        if let newest = newest[key], token <= newest, !(beliefs[key] ?? []).contains(where: { $0.client == client && $0.token == token }) {
+    mutating func granted(_ key: String, token: UInt64, to client: Int, until: MonotonicTime, now: MonotonicTime) throws
+    {
+        if let newest = newest[key], token <= newest,
+            !(beliefs[key] ?? []).contains(where: { $0.client == client && $0.token == token })
+        {
             // An older grant whose answer was late is no lie, as long as nobody relies on it.
-            guard until <= now else { throw Violation("\(key): token \(token) is granted and in force after \(newest)") }
+            guard until <= now else {
+                throw Violation("\(key): token \(token) is granted and in force after \(newest)")
+            }
         }
         for other in beliefs[key] ?? [] where other.client != client && other.until > now && until > now {
-            throw Violation("\(key): clients \(other.client) (\(other.token)) and \(client) (\(token)) both lead at \(now)")
+            throw Violation(
+                "\(key): clients \(other.client) (\(other.token)) and \(client) (\(token)) both lead at \(now)")
         }
         beliefs[key, default: []].removeAll { $0.client == client || $0.until <= now }
         beliefs[key, default: []].append(Belief(client: client, token: token, until: until))

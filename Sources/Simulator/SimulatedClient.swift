@@ -25,7 +25,8 @@ final class Operation {
     let then: (Ending) throws -> Void
 
     init(
-        number: UInt64, kind: Kind, askedAt: MonotonicTime, waitUntil: MonotonicTime?, deadline: MonotonicTime, seenIndex: UInt64,
+        number: UInt64, kind: Kind, askedAt: MonotonicTime, waitUntil: MonotonicTime?, deadline: MonotonicTime,
+        seenIndex: UInt64,
         then: @escaping (Ending) throws -> Void
     ) {
         self.number = number
@@ -48,7 +49,7 @@ enum Ending {
 }
 
 final class SimulatedClient {
-    enum Role: String, CaseIterable { case producer, worker, elector, observer, keeper, probe }
+    enum Role: String, CaseIterable { case producer, worker, elector, observer, keeper, porter, probe }
 
     struct Lane {
         let id: SessionID
@@ -123,7 +124,8 @@ final class SimulatedClient {
             let wait = operation.waitUntil.map { max(.zero, $0 - now) }
             return .command(
                 ClientCommand(
-                    session: lanes[lane].id, sequence: sequence, firstOutstanding: lanes[lane].firstOutstanding, wait: wait,
+                    session: lanes[lane].id, sequence: sequence, firstOutstanding: lanes[lane].firstOutstanding,
+                    wait: wait,
                     command: command))
         }
     }

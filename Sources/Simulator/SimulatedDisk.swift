@@ -49,7 +49,9 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
 
     private func step(_ operation: String, _ name: String) throws(DiskError) {
         operations += 1
-        if let stopAfter, operations >= stopAfter { throw DiskError(.io, operation: operation + " (stopped)", name: name) }
+        if let stopAfter, operations >= stopAfter {
+            throw DiskError(.io, operation: operation + " (stopped)", name: name)
+        }
     }
 
     public func list() throws(DiskError) -> [String] { names.keys.sorted() }
@@ -75,7 +77,9 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
     public func close(_ file: DiskFile) { open[file.descriptor] = nil }
 
     private func find(_ file: DiskFile, _ operation: String) throws(DiskError) -> (file: File, name: String) {
-        guard let found = open[file.descriptor] else { throw DiskError(.other(9), operation: operation, name: "#\(file.descriptor)") }
+        guard let found = open[file.descriptor] else {
+            throw DiskError(.other(9), operation: operation, name: "#\(file.descriptor)")
+        }
         return found
     }
 
@@ -102,7 +106,8 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
         target.current.replaceSubrange(Int(offset)..<end, with: bytes)
         for sector in Int(offset) / Self.sector...(end - 1) / Self.sector {
             let start = sector * Self.sector
-            target.pending[sector, default: []].append(Array(target.current[start..<min(start + Self.sector, target.current.count)]))
+            target.pending[sector, default: []].append(
+                Array(target.current[start..<min(start + Self.sector, target.current.count)]))
         }
         try step("write", name)
     }
@@ -114,7 +119,8 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
         if failingSyncs > 0 {
             failingSyncs -= 1
             // As Linux does: the pages count as clean, and are not written by the next sync either.
-            target.current = target.durable + repeatElement(0, count: max(0, target.current.count - target.durable.count))
+            target.current =
+                target.durable + repeatElement(0, count: max(0, target.current.count - target.durable.count))
             target.pending = [:]
             throw DiskError(.io, operation: "fdatasync", name: name)
         }

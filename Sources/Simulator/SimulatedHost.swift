@@ -25,7 +25,9 @@ struct LogView {
             entries.removeLast(Int(lastIndex - from + 1))
         }
         for entry in request.entries {
-            guard entry.index == lastIndex + 1 else { throw Violation("entry \(entry.index) is appended after \(lastIndex)") }
+            guard entry.index == lastIndex + 1 else {
+                throw Violation("entry \(entry.index) is appended after \(lastIndex)")
+            }
             entries.append(entry)
         }
     }

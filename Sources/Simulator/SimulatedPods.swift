@@ -29,7 +29,9 @@ final class SimulatedPods {
     init(id: NodeID) { self.id = id }
 
     /// Runs with processes, for the check that one generation runs on one node.
-    var live: [Key] { runs.filter { !$0.value.isGone }.keys.sorted { ($0.uid, $0.generation) < ($1.uid, $1.generation) } }
+    var live: [Key] {
+        runs.filter { !$0.value.isGone }.keys.sorted { ($0.uid, $0.generation) < ($1.uid, $1.generation) }
+    }
 
     func assigned(_ records: [PodRecord]) {
         var wanted: Set<Key> = []
@@ -42,7 +44,8 @@ final class SimulatedPods {
                 start(key, record)
             }
         }
-        for key in runs.keys.sorted(by: { ($0.uid, $0.generation) < ($1.uid, $1.generation) }) where !wanted.contains(key) {
+        for key in runs.keys.sorted(by: { ($0.uid, $0.generation) < ($1.uid, $1.generation) })
+        where !wanted.contains(key) {
             guard let run = runs[key] else { continue }
             if run.isGone {
                 runs[key] = nil
@@ -55,7 +58,9 @@ final class SimulatedPods {
 
     private func start(_ key: Key, _ record: PodRecord) {
         var run = Run(name: record.name)
-        if record.statusNode == id, record.status.phase == .running, record.owner == nil, record.spec.restartPolicy == .never {
+        if record.statusNode == id, record.status.phase == .running, record.owner == nil,
+            record.spec.restartPolicy == .never
+        {
             run.status = PodStatus(phase: .failed, reason: "NodeRestarted")
             run.isGone = true
             runs[key] = run

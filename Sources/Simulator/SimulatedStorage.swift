@@ -67,7 +67,9 @@ final class SimulatedStorage {
         var state: [UInt8]?
         if let newest {
             var bytes: [UInt8] = []
-            guard try store.readData(newest, { bytes += $0 }) else { throw Violation("the snapshot \(newest.name) is unreadable") }
+            guard try store.readData(newest, { bytes += $0 }) else {
+                throw Violation("the snapshot \(newest.name) is unreadable")
+            }
             state = bytes
         }
         let options = JournalOptions(
@@ -105,7 +107,9 @@ final class SimulatedStorage {
 
     func found(_ request: PersistRequest) { submit(.found(request), on: .writer) }
     func persistPromise(_ promise: BootstrapPromise?) { submit(.promise(promise), on: .writer) }
-    func makeSnapshot(_ metadata: SnapshotMetadata, _ state: [UInt8]) { submit(.makeSnapshot(metadata, state), on: .snapshotter) }
+    func makeSnapshot(_ metadata: SnapshotMetadata, _ state: [UInt8]) {
+        submit(.makeSnapshot(metadata, state), on: .snapshotter)
+    }
     func readSnapshot(_ send: SnapshotSend) { submit(.readSnapshot(send), on: .snapshotter) }
     func storeChunk(_ chunk: InstallSnapshot) { submit(.storeChunk(chunk), on: .snapshotter) }
 
@@ -216,7 +220,8 @@ final class SimulatedStorage {
         guard let next = try? store.receive(chunk) else { return .snapshotRejected(snapshot: position) }
         guard chunk.isLast else { return .snapshotChunkStored(snapshot: position, nextOffset: next) }
         var bytes: [UInt8] = []
-        guard let stored = try? store.finishReceiving(), let whole = try? store.readData(stored, { bytes += $0 }), whole else {
+        guard let stored = try? store.finishReceiving(), let whole = try? store.readData(stored, { bytes += $0 }), whole
+        else {
             return .snapshotRejected(snapshot: position)
         }
         return .snapshotInstalled(stored.metadata, state: bytes)
@@ -227,7 +232,8 @@ final class SimulatedStorage {
     /// The process dies; what its threads were doing is done in part.
     func crash(using generator: inout SeededGenerator) {
         onStart = nil
-        for (thread, disk) in [(Thread.writer, disks.journal), (.snapshotter, disks.snapshots)] where isRunning[thread.rawValue] {
+        for (thread, disk) in [(Thread.writer, disks.journal), (.snapshotter, disks.snapshots)]
+        where isRunning[thread.rawValue] {
             guard let work = queues[thread.rawValue].first else { continue }
             let stop = 1 + Int(generator.next() % 5)
             if case .promise = work {
@@ -264,13 +270,17 @@ final class SimulatedStorage {
 
     private static func write(_ bytes: [UInt8], to file: DiskFile, on disk: SimulatedDisk) throws(DiskError) {
         let result: Result<Void, DiskError> = bytes.withUnsafeBytes { buffer in
-            do throws(DiskError) { return .success(try disk.write(file, at: 0, buffer)) } catch { return .failure(error) }
+            do throws(DiskError) { return .success(try disk.write(file, at: 0, buffer)) } catch {
+                return .failure(error)
+            }
         }
         try result.get()
     }
 
     private static func readPromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {
         guard let bytes = disk.contents(promiseName) else { return nil }
-        do { return try BootstrapPromise(decoding: bytes) } catch { throw Violation("a crash damaged the promise: \(error)") }
+        do { return try BootstrapPromise(decoding: bytes) } catch {
+            throw Violation("a crash damaged the promise: \(error)")
+        }
     }
 }

@@ -11,6 +11,7 @@ extension World {
         _ client: SimulatedClient, _ command: StateCommand, wait: TimeSpan? = nil, lane: Int? = nil,
         then: @escaping (Ending) throws -> Void
     ) {
+        if client.role == .porter { return askLocal(client, command, wait: wait, then: then) }
         let place: (lane: Int, sequence: UInt64)
         if let lane {
             place = (lane, client.lanes[lane].next)
@@ -28,11 +29,13 @@ extension World {
     }
 
     private func begin(
-        _ client: SimulatedClient, _ kind: Operation.Kind, waitUntil: MonotonicTime?, _ then: @escaping (Ending) throws -> Void
+        _ client: SimulatedClient, _ kind: Operation.Kind, waitUntil: MonotonicTime?,
+        _ then: @escaping (Ending) throws -> Void
     ) {
         let patience = random(3_000_000..<6_000_000)
         let operation = Operation(
-            number: nextOperation, kind: kind, askedAt: now, waitUntil: waitUntil, deadline: (waitUntil ?? now) + patience,
+            number: nextOperation, kind: kind, askedAt: now, waitUntil: waitUntil,
+            deadline: (waitUntil ?? now) + patience,
             seenIndex: oracle.committedIndex, then: then)
         nextOperation += 1
         client.operations[operation.number] = operation
@@ -102,7 +105,9 @@ extension World {
     func respond(_ id: RequestID, _ response: ClientResponse, from host: Int) throws {
         guard let open = connections[id.connection], open.host == host, open.life == hosts[host].life else { return }
         let client = clients[open.client]
-        if client.connection?.id == id.connection, let operation = client.operations.values.first(where: { $0.channel == id.channel }) {
+        if client.connection?.id == id.connection,
+            let operation = client.operations.values.first(where: { $0.channel == id.channel })
+        {
             try oracle.check(response, to: operation, of: client, by: hosts[host], in: self)
         }
         guard clientReaches(open.client, host) else { return }
@@ -115,7 +120,8 @@ extension World {
         guard client.connection?.id == connection, clientReaches(open.client, open.host),
             let operation = client.operations.values.first(where: { $0.channel == channel })
         else { return }
-        note(14, operation.number, text: "answer \(open.client) \(operation.number) \(World.checksum(response.encoded))")
+        note(
+            14, operation.number, text: "answer \(open.client) \(operation.number) \(World.checksum(response.encoded))")
         switch response {
         case .success(let bytes):
             switch operation.kind {
@@ -126,7 +132,9 @@ extension World {
             case .command:
                 var reader = ByteReader(bytes)
                 let result = try StateResult(decoding: &reader)
-                if case .stale = result { throw Violation("operation \(operation.number) is outstanding and was answered as stale") }
+                if case .stale = result {
+                    throw Violation("operation \(operation.number) is outstanding and was answered as stale")
+                }
                 figures.answers += 1
                 try end(operation, of: client, .result(result))
             }
@@ -160,7 +168,9 @@ extension World {
         if !client.isDone { schedule(after: .milliseconds(100), .clientClock(client.index)) }
         for number in client.operations.keys.sorted() {
             guard let operation = client.operations[number], operation.deadline <= now else { continue }
-            if let channel = operation.channel, let connection = client.connection, clientReaches(client.index, connection.host) {
+            if let channel = operation.channel, let connection = client.connection,
+                clientReaches(client.index, connection.host)
+            {
                 schedule(after: clientLatency(), .cancel(connection: connection.id, channel: channel))
             }
             note(15, number, text: "client \(client.index) gives \(number) up")
@@ -168,7 +178,9 @@ extension World {
         }
         let limit = now - SimulatedClient.silenceLimit
         if client.connection != nil,
-            client.operations.values.contains(where: { $0.channel != nil && max($0.sentAt, $0.waitUntil ?? .zero) < limit })
+            client.operations.values.contains(where: {
+                $0.channel != nil && max($0.sentAt, $0.waitUntil ?? .zero) < limit
+            })
         {
             drop(client)
         }

@@ -36,7 +36,8 @@ extension World {
     private var waitingClients: String {
         clients.filter { !$0.isDone }.map { client in
             let pods = client.podNames.joined(separator: " ")
-            return "\(client.index) \(client.role) operations \(client.operations.keys.sorted()) in hand \(client.jobsInHand) pods \(pods)"
+            return
+                "\(client.index) \(client.role) operations \(client.operations.keys.sorted()) in hand \(client.jobsInHand) pods \(pods)"
         }.joined(separator: "; ") + "; jobs \(oracle.replica.jobCount)"
     }
 
@@ -49,13 +50,19 @@ extension World {
         }
         for host in hosts {
             guard let core = host.core, let raft = core.raft else { return "node \(host.index) has not joined" }
-            if raft.leader != leaders[0].id { return "node \(host.index) follows \(raft.leader?.description ?? "nobody")" }
+            if raft.leader != leaders[0].id {
+                return "node \(host.index) follows \(raft.leader?.description ?? "nobody")"
+            }
             if !leader.configuration.members.contains(host.id) { return "node \(host.index) is no member" }
-            if core.appliedIndex != leader.lastIndex { return "node \(host.index) applied \(core.appliedIndex) of \(leader.lastIndex)" }
+            if core.appliedIndex != leader.lastIndex {
+                return "node \(host.index) applied \(core.appliedIndex) of \(leader.lastIndex)"
+            }
             let alive = core.membership.members.filter { $0.state == .alive }.count
             if alive != hosts.count { return "node \(host.index) knows \(alive) of \(hosts.count) members as alive" }
             if !core.softState.isQuiet { return "node \(host.index) still holds \(core.softState)" }
-            if core.softState.owned > 0 { return "node \(host.index) still has \(core.softState.owned) commands of its own" }
+            if core.softState.owned > 0 {
+                return "node \(host.index) still has \(core.softState.owned) commands of its own"
+            }
         }
         if !oracle.replica.pods.isEmpty { return "pods are left: \(oracle.replica.pods.map(\.name))" }
         if oracle.replica.jobCount != 0 { return "\(oracle.replica.jobCount) jobs are left" }
@@ -86,7 +93,9 @@ extension World {
         hosts.map { host in
             guard let core = host.core else { return "  \(host.name): down, life \(host.life)" }
             let members = core.membership.members.filter { $0.state == .alive }.count
-            guard let raft = core.raft else { return "  \(host.name): virgin, life \(host.life), knows \(members) alive, \(core.bootstrapOutline)" }
+            guard let raft = core.raft else {
+                return "  \(host.name): virgin, life \(host.life), knows \(members) alive, \(core.bootstrapOutline)"
+            }
             return """
                   \(host.name): \(raft.role) of \(raft.leader.flatMap { index(of: $0) }.map { "n\($0)" } ?? "nobody") in term \(raft.term), \
                 commit \(raft.commitIndex), last \(raft.lastIndex), applied \(core.appliedIndex), voters \

@@ -50,9 +50,13 @@ extension World {
     // MARK: - Streams
 
     func sendFrame(_ kind: FrameKind, _ payload: [UInt8], from: Int, to id: NodeID, at address: SocketAddress) throws {
-        guard let to = index(of: id), hosts[to].address == address else { throw Violation("node \(from) sends to an unknown peer") }
+        guard let to = index(of: id), hosts[to].address == address else {
+            throw Violation("node \(from) sends to an unknown peer")
+        }
         guard to != from else { throw Violation("node \(from) sends \(kind) to itself") }
-        guard payload.count <= Limits.frameBytes else { throw Violation("node \(from) sends a frame of \(payload.count) bytes") }
+        guard payload.count <= Limits.frameBytes else {
+            throw Violation("node \(from) sends a frame of \(payload.count) bytes")
+        }
         let at = link(from, to)
         if links[at].isOpen { return transmit(kind, payload, from: from, to: to) }
         if !links[at].isDialling {
@@ -74,7 +78,9 @@ extension World {
     func arrive(from: Int, to: Int, epoch: Int, _ kind: FrameKind, _ payload: [UInt8]) {
         let at = link(from, to)
         guard reaches(from, to), links[at].held.isEmpty else {
-            if links[at].held.isEmpty { schedule(after: random(100_000..<1_500_000), .linkTimeout(from: from, to: to, epoch: epoch)) }
+            if links[at].held.isEmpty {
+                schedule(after: random(100_000..<1_500_000), .linkTimeout(from: from, to: to, epoch: epoch))
+            }
             links[at].held.append((kind, payload))
             return
         }
@@ -83,7 +89,8 @@ extension World {
             if hosts[to].isPowered, reaches(to, from) { breakLink(from: from, to: to, confirm: true) }
             return
         }
-        note(9, UInt64(from), UInt64(to), UInt64(kind.rawValue), UInt64(payload.count),
+        note(
+            9, UInt64(from), UInt64(to), UInt64(kind.rawValue), UInt64(payload.count),
             text: "frame \(from)>\(to) \(kind) \(World.checksum(payload))")
         feed(to, .peerFrame(kind, payload, from: hosts[from].id))
     }
@@ -92,7 +99,9 @@ extension World {
         let at = link(from, to)
         guard reaches(from, to), reaches(to, from), hosts[to].isPowered else {
             // The kernel tries again, then gives up.
-            if attempt == 0 { return schedule(after: .seconds(1), .dialled(from: from, to: to, epoch: epoch, attempt: 1)) }
+            if attempt == 0 {
+                return schedule(after: .seconds(1), .dialled(from: from, to: to, epoch: epoch, attempt: 1))
+            }
             return reset(at, retry: .milliseconds(100))
         }
         guard hosts[to].isUp else {
@@ -128,12 +137,15 @@ extension World {
     /// A broken stream may be the network's doing. A refused connection is not.
     func confirmDeath(of dead: Int, seenBy witness: Int) {
         let isRefused = reaches(dead, witness) && reaches(witness, dead) && hosts[dead].isPowered && !hosts[dead].isUp
-        note(10, UInt64(dead), UInt64(witness), isRefused ? 1 : 0, text: "lost \(dead) seen by \(witness) crashed \(isRefused)")
+        note(
+            10, UInt64(dead), UInt64(witness), isRefused ? 1 : 0,
+            text: "lost \(dead) seen by \(witness) crashed \(isRefused)")
         feed(witness, .peerLost(hosts[dead].id, crashed: isRefused))
     }
 
     /// All streams of a process end with it.
     func processGone(_ i: Int, orderly: Bool) {
+        localCallsGone(with: i)
         for other in hosts.indices where other != i {
             let incoming = links[link(other, i)]
             reset(link(i, other), retry: .zero)

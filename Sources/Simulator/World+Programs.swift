@@ -22,6 +22,7 @@ extension World {
         case .elector: run(client)
         case .observer: look(client)
         case .keeper: keepPods(client)
+        case .porter: if stage == .chaos { takeLocalTurn(client) }
         case .probe: probeTurn(client)
         }
         schedule(after: client.random(3_000..<60_000), .clientTurn(client.index))
@@ -34,9 +35,10 @@ extension World {
         case .producer, .observer: return true
         case .worker:
             return stragglersAreIn && client.jobsInHand == 0 && oracle.replica.jobCount == 0
-                && clients.allSatisfy { $0.role != .producer || $0.operations.isEmpty }
+                && clients.allSatisfy { ($0.role != .producer && $0.role != .porter) || $0.active == 0 }
         case .elector: return client.held == nil
         case .keeper: return client.podNames.isEmpty
+        case .porter: return client.active == 0 && client.jobsInHand == 0
         case .probe: return true
         }
     }
@@ -45,6 +47,7 @@ extension World {
     private func endSessions(of client: SimulatedClient) {
         guard !client.isEnding else { return }
         client.isEnding = true
+        guard client.role != .porter else { return client.isDone = true }
         var open = client.lanes.count
         for lane in client.lanes.indices {
             ask(client, .endSession, lane: lane) { [weak self] _ in
@@ -71,7 +74,9 @@ extension World {
             let number = nextJob
             nextJob += 1
             numbers.append(number)
-            let body = withUnsafeBytes(of: number.littleEndian) { Array($0) } + Array(repeating: 7, count: Int(client.generator.next() % 60))
+            let body =
+                withUnsafeBytes(of: number.littleEndian) { Array($0) }
+                + Array(repeating: 7, count: Int(client.generator.next() % 60))
             jobs.append(
                 NewJob(
                     tube: World.tubes[Int(client.generator.next() % 3)], priority: UInt32(client.generator.next() % 4),
@@ -100,6 +105,7 @@ extension World {
         if !isDraining { tubes.removeFirst(Int(client.generator.next() % 3)) }
         let wait: TimeSpan? = client.generator.chance(0.8) ? client.random(0..<800_000) : nil
         let count = 1 + Int(client.generator.next() % (isDraining ? 12 : 2))
+        let asked = now
         ask(client, .queue(.reserve(tubes: tubes, holder: 0, count: count)), wait: wait) { [weak self] ending in
             guard let self else { return }
             guard case .result(.queue(.reserved(let jobs))) = ending else {
@@ -108,7 +114,7 @@ extension World {
             }
             guard jobs.count <= count else { throw Violation("a reserve of \(count) got \(jobs.count)") }
             for job in jobs {
-                try self.oracle.reserved(job)
+                try self.oracle.reserved(job, askedAt: asked)
                 self.figures.reservations += 1
                 client.jobsInHand += 1
                 self.schedule(
@@ -134,7 +140,9 @@ extension World {
             ask(client, .queue(.touch(id: job, lease: lease))) { [weak self] ending in
                 try self?.oracle.leaseUsed(job: job, lease: lease, ending)
                 guard let self else { return }
-                self.schedule(after: client.random(0..<200_000), .worksOn(client: client.index, job: job, lease: lease, step: step + 1))
+                self.schedule(
+                    after: client.random(0..<200_000),
+                    .worksOn(client: client.index, job: job, lease: lease, step: step + 1))
             }
         default:
             // A worker that died: the lease's end gives the job back.
@@ -147,7 +155,9 @@ extension World {
         ask(client, .queue(.delete(id: job, lease: lease))) { [weak self] ending in
             client.jobsInHand -= 1
             try self?.oracle.leaseUsed(job: job, lease: lease, ending)
-            if case .result(.queue(.done)) = ending { try self?.oracle.deleteAcknowledged(job) }
+            if case .result(.queue(.done)) = ending {
+                if let self { try self.oracle.deleteAcknowledged(job, at: self.now) }
+            }
         }
     }
 
@@ -160,14 +170,16 @@ extension World {
         let wait: TimeSpan? = client.generator.chance(0.7) ? client.random(0..<900_000) : nil
         let asked = now
         let holder = "c\(client.index).\(nextOperation)"
-        ask(client, .lease(.acquire(key: key, holder: holder, info: [:], ttlMilliseconds: ttl)), wait: wait) { [weak self] ending in
+        ask(client, .lease(.acquire(key: key, holder: holder, info: [:], ttlMilliseconds: ttl)), wait: wait) {
+            [weak self] ending in
             guard let self, case .result(.lease(let result)) = ending else { return }
             switch result {
             case .granted(let token, _):
                 self.figures.grants += 1
                 client.held = (key, token)
                 try self.oracle.granted(
-                    key, token: token, to: client.index, until: asked + .milliseconds(Int64(ttl) * 7 / 8), now: self.now)
+                    key, token: token, to: client.index, until: asked + .milliseconds(Int64(ttl) * 7 / 8), now: self.now
+                )
                 self.schedule(after: client.random(10_000..<300_000), .holdsUntil(client: client.index, token: token))
             case .held: break
             default: throw Violation("an acquire was answered with \(result)")
@@ -188,7 +200,8 @@ extension World {
             guard let self else { return }
             switch ending {
             case .result(.lease(.renewed(let expiresIn))):
-                try self.oracle.renewed(held.key, client: client.index, until: asked + .milliseconds(Int64(expiresIn) * 7 / 8))
+                try self.oracle.renewed(
+                    held.key, client: client.index, until: asked + .milliseconds(Int64(expiresIn) * 7 / 8))
                 self.schedule(after: client.random(30_000..<300_000), .holdsUntil(client: client.index, token: token))
             case .result(.lease(.lost)):
                 self.oracle.gaveUp(held.key, client: client.index)
@@ -215,7 +228,9 @@ extension World {
                 case .document where mustBeGone: throw Violation("job \(job) was deleted, and is read again")
                 case .refused(let error):
                     guard error.code == .notFound else { throw Violation("reading job \(job): \(error)") }
-                    if !self.oracle.isDeleteAsked(job) { throw Violation("job \(job) was put and never deleted, and is not found") }
+                    if !self.oracle.isDeleteAsked(job) {
+                        throw Violation("job \(job) was put and never deleted, and is not found")
+                    }
                 default: break
                 }
             }
@@ -225,7 +240,9 @@ extension World {
             query(client, "elections/\(name)") { ending in
                 guard case .document(let document) = ending else { return }
                 let token = document["token"]?.intValue.map { UInt64(clamping: $0) } ?? 0
-                if token < known { throw Violation("election \(name) is read with token \(token) after \(known) was granted") }
+                if token < known {
+                    throw Violation("election \(name) is read with token \(token) after \(known) was granted")
+                }
             }
         case 3: query(client, "pods") { _ in }
         default: query(client, "status") { _ in }
@@ -248,7 +265,8 @@ extension World {
         let spec = PodSpec(
             name: name, containers: [ContainerSpec(name: "main", image: "localhost/host", command: ["/bin/true"])],
             restartPolicy: client.generator.chance(0.5) ? .never : .always)
-        let owner: PodOwner? = client.generator.chance(0.5) ? .pattern(kind: "Deployment", name: "d\(client.index)") : nil
+        let owner: PodOwner? =
+            client.generator.chance(0.5) ? .pattern(kind: "Deployment", name: "d\(client.index)") : nil
         client.podNames.append(name)
         ask(client, .scheduling(.createPods([spec], owner: owner))) { ending in
             guard case .result(.scheduling(let result)) = ending else { return }

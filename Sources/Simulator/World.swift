@@ -32,6 +32,9 @@ public final class World {
         case resend(client: Int, number: UInt64)
         case holdsUntil(client: Int, token: UInt64)
         case worksOn(client: Int, job: UInt64, lease: UInt64, step: Int)
+        case endWait(UInt64)
+        case cancelLocal(UInt64)
+        case later(() throws -> Void)
         case restartIfFailed(Int)
         case fault
         case peace
@@ -73,6 +76,8 @@ public final class World {
     var nextConnection: UInt64 = 1
     var nextOperation: UInt64 = 1
     var nextJob: UInt64 = 1
+    /// Through the nodes' own doors, by number.
+    var localCalls: [UInt64: LocalCall] = [:]
     var probe = Probe()
     public internal(set) var figures = Figures()
 
@@ -82,6 +87,7 @@ public final class World {
         public var leaders = 0
         public var snapshotsInstalled = 0
         public var answers = 0
+        public var localAnswers = 0
         public var unknownOutcomes = 0
         public var reads = 0
         public var committed: UInt64 = 0
@@ -101,6 +107,7 @@ public final class World {
             a.leaders += b.leaders
             a.snapshotsInstalled += b.snapshotsInstalled
             a.answers += b.answers
+            a.localAnswers += b.localAnswers
             a.unknownOutcomes += b.unknownOutcomes
             a.reads += b.reads
             a.committed += b.committed
@@ -127,8 +134,10 @@ public final class World {
             let expect = i < settings.founders ? settings.expect : 0
             hosts.append(SimulatedHost(index: i, expect: expect, seed: seed, generator: &generator))
         }
-        // Some of each; the last client only asks when all is over.
-        let roles: [SimulatedClient.Role] = [.producer, .worker, .elector, .observer, .keeper, .elector, .worker]
+        // Jobs always; of the rest some. The last client only asks when all is over.
+        var roles: [SimulatedClient.Role] = [.porter, .elector, .elector, .observer, .keeper]
+        roles.shuffle(using: &generator)
+        roles = [.producer, .worker] + roles
         for i in 0..<settings.clients {
             clients.append(SimulatedClient(index: i, role: roles[i % roles.count], generator: generator.fork()))
         }
@@ -207,20 +216,25 @@ public final class World {
             guard reaches(from, to) else { return }
             guard hosts[to].isUp else { return refuseDatagram(from: from, to: to) }
             guard !postponed(to, event) else { return }
-            note(1, UInt64(from), UInt64(to), UInt64(bytes.count), text: "datagram \(from)>\(to) \(World.checksum(bytes))")
+            note(
+                1, UInt64(from), UInt64(to), UInt64(bytes.count),
+                text: "datagram \(from)>\(to) \(World.checksum(bytes))")
             feed(to, .datagram(bytes[...], from: hosts[from].address))
         case .refused(let i, let life, let by):
             guard hosts[i].life == life, !postponed(i, event) else { return }
             feed(i, .refusedDatagram(hosts[by].address))
         case .frame(let from, let to, let epoch, let kind, let payload):
             guard links[link(from, to)].epoch == epoch else { return }
-            guard hosts[to].pausedUntil <= now || !hosts[to].isUp else { return schedule(at: hosts[to].pausedUntil, event) }
+            guard hosts[to].pausedUntil <= now || !hosts[to].isUp else {
+                return schedule(at: hosts[to].pausedUntil, event)
+            }
             arrive(from: from, to: to, epoch: epoch, kind, payload)
         case .dialled(let from, let to, let epoch, let attempt):
             guard links[link(from, to)].epoch == epoch, !postponed(from, event) else { return }
             dialled(from: from, to: to, epoch: epoch, attempt: attempt)
         case .linkTimeout(let from, let to, let epoch):
-            guard links[link(from, to)].epoch == epoch, !links[link(from, to)].held.isEmpty, !postponed(from, event) else { return }
+            guard links[link(from, to)].epoch == epoch, !links[link(from, to)].held.isEmpty, !postponed(from, event)
+            else { return }
             breakLink(from: from, to: to, confirm: true)
         case .confirmDeath(let witness, let life, let dead):
             guard hosts[witness].life == life, !postponed(witness, event) else { return }
@@ -235,11 +249,13 @@ public final class World {
             guard hosts[i].life == life, !postponed(i, event) else { return }
             hosts[i].pods?.take(key, step)
         case .request(let connection, let channel, let request):
-            guard let open = connections[connection], hosts[open.host].life == open.life, !postponed(open.host, event) else { return }
+            guard let open = connections[connection], hosts[open.host].life == open.life, !postponed(open.host, event)
+            else { return }
             note(2, connection, UInt64(channel), text: "request \(open.client)>\(open.host) \(connection)/\(channel)")
             feed(open.host, .request(RequestID(connection: connection, channel: channel), request, .operator))
         case .cancel(let connection, let channel):
-            guard let open = connections[connection], hosts[open.host].life == open.life, !postponed(open.host, event) else { return }
+            guard let open = connections[connection], hosts[open.host].life == open.life, !postponed(open.host, event)
+            else { return }
             feed(open.host, .cancel(RequestID(connection: connection, channel: channel)))
         case .connectionClosed(let connection):
             guard let open = connections[connection] else { return }
@@ -256,9 +272,15 @@ public final class World {
         case .clientTurn(let i): takeTurn(clients[i])
         case .clientClock(let i): try clientClock(clients[i])
         case .resend(let client, let number):
-            if let operation = clients[client].operations[number], operation.channel == nil { send(operation, of: clients[client]) }
+            if let operation = clients[client].operations[number], operation.channel == nil {
+                send(operation, of: clients[client])
+            }
         case .holdsUntil(let client, let token): renewOrRelease(clients[client], token: token)
-        case .worksOn(let client, let job, let lease, let step): workOn(clients[client], job: job, lease: lease, step: step)
+        case .worksOn(let client, let job, let lease, let step):
+            workOn(clients[client], job: job, lease: lease, step: step)
+        case .endWait(let id): endWaitEarly(id)
+        case .cancelLocal(let id): try cancelLocal(id)
+        case .later(let action): try action()
         case .restartIfFailed(let i): if hosts[i].storage?.hasFailed ?? false { restart(i) }
         case .fault:
             guard !isPeaceful else { return }
@@ -303,7 +325,9 @@ public final class World {
         let core = try NodeCore(
             options: options, recovery: recovery, generator: generator.fork(), now: host.localTime(now))
         host.core = core
-        note(3, UInt64(i), recovery.log.hardState.term, text: "start \(i) life \(life) \(recovery.log.hardState.term) \(recovery.log.entries.count)")
+        note(
+            3, UInt64(i), recovery.log.hardState.term,
+            text: "start \(i) life \(life) \(recovery.log.hardState.term) \(recovery.log.entries.count)")
         try oracle.started(host, recovery)
         // The first node is the seed of all; another one at random makes up for it being down.
         let seeds = [0, Int(generator.next() % UInt64(hosts.count))].filter { $0 != i }.map { hosts[$0].address }
@@ -369,7 +393,8 @@ public final class World {
         let host = hosts[i]
         switch effect {
         case .datagram(let bytes, let to): try sendDatagram(bytes, from: i, to: to)
-        case .peerFrame(let kind, let payload, let to, let address): try sendFrame(kind, payload, from: i, to: to, at: address)
+        case .peerFrame(let kind, let payload, let to, let address):
+            try sendFrame(kind, payload, from: i, to: to, at: address)
         case .persist(let request): host.storage?.persist(request)
         case .found(let request):
             note(7, UInt64(i), text: "found \(i)")
@@ -381,7 +406,8 @@ public final class World {
         case .sendSnapshot(let send): host.storage?.readSnapshot(send)
         case .storeSnapshotChunk(let chunk): host.storage?.storeChunk(chunk)
         case .respond(let id, let response): try respond(id, response, from: i)
-        case .localResult, .localReadReady: throw Violation("node \(i) answers a local request that nobody made")
+        case .localResult(let id, let result): try localResult(id, result, from: i)
+        case .localReadReady(let id, let error): try localReadReady(id, error, from: i)
         case .assignments(let records):
             host.pods?.assigned(records)
             try checkPods()
@@ -398,7 +424,9 @@ public final class World {
         var places: [SimulatedPods.Key: Int] = [:]
         for host in hosts {
             for key in host.pods?.live ?? [] {
-                if let other = places[key] { throw Violation("pod \(key.uid) generation \(key.generation) runs on \(other) and \(host.index)") }
+                if let other = places[key] {
+                    throw Violation("pod \(key.uid) generation \(key.generation) runs on \(other) and \(host.index)")
+                }
                 places[key] = host.index
             }
         }

@@ -37,7 +37,8 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         let fitting = [1, 3, 5].filter { $0 <= count }
         expect = fitting[Int(generator.next() % UInt64(fitting.count))]
         if nodes >= 3, generator.chance(0.5) { expect = nodes >= 5 && generator.chance(0.5) ? 5 : 3 }
-        founders = expect == 1 ? 1 : generator.chance(0.5) ? expect : nodes
+        // With twice as many as they expect, two sides of a split would each be enough for a cluster of their own.
+        founders = expect == 1 ? 1 : generator.chance(0.5) ? expect : min(nodes, 2 * expect - 1)
         clients = 3 + Int(generator.next() % 4)
         chaos = .milliseconds(Int64(2_500 + generator.next() % 3_000))
         loss = [0, 0.02, 0.1, 0.25][Int(generator.next() % 4)]
@@ -55,7 +56,8 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
 
     public var description: String {
         let faults = [
-            crashes ? "crashes" : nil, partitions ? "partitions" : nil, pauses ? "pauses" : nil, diskFaults ? "disk" : nil,
+            crashes ? "crashes" : nil, partitions ? "partitions" : nil, pauses ? "pauses" : nil,
+            diskFaults ? "disk" : nil,
             orders ? "orders" : nil,
         ].compactMap { $0 }
         return """

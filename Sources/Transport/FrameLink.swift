@@ -6,6 +6,8 @@ import Wire
 /// One connection that carries ``Wire/Frame``s. Owns its ``SecureStream``.
 public final class FrameLink {
     public let stream: SecureStream
+    /// Bytes that may come while nobody takes frames.
+    static let unheardBytes = 256 << 10
     private var decoder: FrameDecoder
     private var raw = false
 
@@ -59,12 +61,13 @@ public final class FrameLink {
     private func received(_ bytes: ArraySlice<UInt8>) {
         decoder.feed(bytes)
         do {
-            while !raw, let frame = try decoder.next() {
-                guard let onFrame else { return }
-                onFrame(frame)
-            }
+            while !raw, let onFrame, let frame = try decoder.next() { onFrame(frame) }
         } catch {
             finish(CoterieError(.badInput, "malformed frame: \(error)"))
+        }
+        // While a dialled service is looked for there is nothing to say.
+        if !raw, onFrame == nil, decoder.pendingBytes > FrameLink.unheardBytes {
+            finish(CoterieError(.badInput, "more than \(FrameLink.unheardBytes) bytes before the service answered"))
         }
     }
 

@@ -28,9 +28,10 @@ public final class Relay {
     }
 
     private func join(_ from: SecureStream, _ to: SecureStream) {
-        from.onBytes = { [unowned from, unowned to] bytes in
-            to.write(bytes)
-            if to.isCongested { from.pauseReading() }
+        // A write that fails ends both streams from within: neither may be taken for granted after it.
+        from.onBytes = { [weak from, weak to] bytes in
+            to?.write(bytes)
+            if let to, to.isCongested { from?.pauseReading() }
         }
         to.onDrain = { [weak from] in from?.resumeReading() }
         from.onEnd = { [weak to] in to?.shutdown() }

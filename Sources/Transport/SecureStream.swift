@@ -25,6 +25,8 @@ public final class SecureStream {
     /// The stream is gone; nil after an orderly end of both sides. Never called after our own ``close()``.
     public var onClose: ((CoterieError?) -> Void)?
     public var onDrain: (() -> Void)?
+    /// Held as long as the stream is open.
+    public var whileOpen: AnyObject?
 
     public init(loop: EventLoop, stream: ByteStream, tls: TLSSession?) {
         self.loop = loop
@@ -186,5 +188,6 @@ public final class SecureStream {
         onEnd = nil
         onClose = nil
         onDrain = nil
+        whileOpen = nil
     }
 }

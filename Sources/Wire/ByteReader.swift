@@ -112,7 +112,9 @@ public struct ByteReader: Sendable {
     /// Varint length, then UTF-8, validated.
     public mutating func string(max limit: Int) throws(WireError) -> String {
         let at = position
-        guard let text = String(validating: try slice(max: limit), as: UTF8.self) else { throw .invalid(at: at, what: "UTF-8") }
+        guard let text = String(validating: try slice(max: limit), as: UTF8.self) else {
+            throw .invalid(at: at, what: "UTF-8")
+        }
         return text
     }
 

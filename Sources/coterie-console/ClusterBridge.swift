@@ -18,7 +18,8 @@ final class ClusterBridge: @unchecked Sendable {
         do { loop = try EventLoop() } catch { throw CoterieError(.failed, "cannot start the event loop: \(error)") }
         let key: ClusterKey? = try options.keyFile.map { path throws(CoterieError) in try KeyFile.read(path) }
         client = ClusterClient(
-            loop: loop, endpoints: options.addresses, key: key, origin: "--address", timeout: .seconds(5), givesUpOnNobody: false)
+            loop: loop, endpoints: options.addresses, key: key, origin: "--address", timeout: .seconds(5),
+            givesUpOnNobody: false)
         var thread: pthread_t = 0
         let status = pthread_create(
             &thread, nil,
@@ -27,7 +28,9 @@ final class ClusterBridge: @unchecked Sendable {
                 Unmanaged<EventLoop>.fromOpaque(context).takeRetainedValue().run()
                 return nil
             }, Unmanaged.passRetained(loop).toOpaque())
-        guard status == 0 else { throw CoterieError(.failed, "cannot start a thread: \(String(cString: strerror(status)))") }
+        guard status == 0 else {
+            throw CoterieError(.failed, "cannot start a thread: \(String(cString: strerror(status)))")
+        }
     }
 
     /// The document at `path`; fails after `deadline`.

@@ -31,7 +31,8 @@ struct ConsoleOptions: Sendable {
             case "--address":
                 for part in try value(flag).split(separator: ",") {
                     guard let address = SocketAddress(text: part) else {
-                        throw CoterieError(.badInput, "--address \(part) is not an address", hint: "use HOST:PORT or unix:PATH")
+                        throw CoterieError(
+                            .badInput, "--address \(part) is not an address", hint: "use HOST:PORT or unix:PATH")
                     }
                     addresses.append(address)
                 }
@@ -41,10 +42,13 @@ struct ConsoleOptions: Sendable {
             }
         }
         if wantsHelp { return }
-        guard !addresses.isEmpty else { throw CoterieError(.badInput, "--address is missing", hint: "see coterie-console --help") }
+        guard !addresses.isEmpty else {
+            throw CoterieError(.badInput, "--address is missing", hint: "see coterie-console --help")
+        }
         // Whoever can read the page can read every job: until there are certificates and roles, only this machine.
         guard listen.isLoopback else {
-            throw CoterieError(.notAllowed, "\(listen) is not a loopback address", hint: "listen on 127.0.0.1 and use a tunnel")
+            throw CoterieError(
+                .notAllowed, "\(listen) is not a loopback address", hint: "listen on 127.0.0.1 and use a tunnel")
         }
     }
 }

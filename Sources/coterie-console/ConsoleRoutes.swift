@@ -25,7 +25,9 @@ struct ConsoleRoutes: Sendable {
         router.get("/v1/pods/{name}/logs") { request, context in
             var path = "logs/" + escaped(context.parameters.get("name", as: String.self) ?? "")
             path += "?tail=" + String(request.uri.queryParameters.get("tail", as: Int.self) ?? 500)
-            if let container = request.uri.queryParameters["container"] { path += "&container=" + escaped(String(container)) }
+            if let container = request.uri.queryParameters["container"] {
+                path += "&container=" + escaped(String(container))
+            }
             return await logs(path)
         }
         router.get("/v1/events") { request, _ in events(request) }
@@ -43,7 +45,8 @@ struct ConsoleRoutes: Sendable {
         headers[.cacheControl] = "no-store"
         headers[.xContentTypeOptions] = "nosniff"
         if let policy = HTTPField.Name("Content-Security-Policy") {
-            headers[policy] = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+            headers[policy] =
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
         }
         return Response(status: status, headers: headers, body: .init(byteBuffer: ByteBuffer(string: body)))
     }
@@ -64,7 +67,9 @@ struct ConsoleRoutes: Sendable {
             case .failed, .partial, .conflict, .interrupted: .internalServerError
             }
         let body: JSONValue = [
-            "error": ["code": .string(known.code.rawValue), "message": .string(known.message), "hint": JSONValue(known.hint)]
+            "error": [
+                "code": .string(known.code.rawValue), "message": .string(known.message), "hint": JSONValue(known.hint),
+            ]
         ]
         return json(body, status: status)
     }
@@ -100,7 +105,8 @@ struct ConsoleRoutes: Sendable {
             let status = try await bridge.query("status")
             let raft = try await bridge.query("raft")
             let node = try await bridge.query("metrics")
-            return text(Metrics.text(status: status, raft: raft, node: node), type: "text/plain; version=0.0.4; charset=utf-8")
+            return text(
+                Metrics.text(status: status, raft: raft, node: node), type: "text/plain; version=0.0.4; charset=utf-8")
         } catch {
             return failure(error)
         }
@@ -122,7 +128,9 @@ struct ConsoleRoutes: Sendable {
     /// Server-sent events; `Last-Event-ID` or `?after=` resumes.
     private func events(_ request: Request) -> Response {
         var after: UInt64 = 0
-        if let name = HTTPField.Name("Last-Event-ID"), let last = request.headers[name].flatMap({ UInt64($0) }) { after = last }
+        if let name = HTTPField.Name("Last-Event-ID"), let last = request.headers[name].flatMap({ UInt64($0) }) {
+            after = last
+        }
         if let given = request.uri.queryParameters.get("after", as: UInt64.self) { after = given }
         let stream = bridge.watch("events?follow=1&after=\(after)")
         var headers = HTTPFields()
@@ -135,10 +143,12 @@ struct ConsoleRoutes: Sendable {
                     for try await event in stream {
                         let index = event["index"]?.intValue ?? 0
                         let kind = event["kind"]?.stringValue ?? "event"
-                        try await writer.write(ByteBuffer(string: "id: \(index)\nevent: \(kind)\ndata: \(event.text())\n\n"))
+                        try await writer.write(
+                            ByteBuffer(string: "id: \(index)\nevent: \(kind)\ndata: \(event.text())\n\n"))
                     }
                 } catch let error as CoterieError {
-                    try await writer.write(ByteBuffer(string: "event: end\ndata: \(JSONValue.string(error.message).text())\n\n"))
+                    try await writer.write(
+                        ByteBuffer(string: "event: end\ndata: \(JSONValue.string(error.message).text())\n\n"))
                 }
                 try await writer.finish(nil)
             })
@@ -158,7 +168,8 @@ struct HostCheck: RouterMiddleware {
         let name = host.hasPrefix("[") ? String(host.prefix { $0 != "]" }) + "]" : String(host.prefix { $0 != ":" })
         guard allowed.contains(name) else {
             return Response(
-                status: .forbidden, body: .init(byteBuffer: ByteBuffer(string: "this console answers on localhost only\n")))
+                status: .forbidden,
+                body: .init(byteBuffer: ByteBuffer(string: "this console answers on localhost only\n")))
         }
         return try await next(request, context)
     }
@@ -169,7 +180,9 @@ func escaped(_ text: String) -> String {
     var out = ""
     let digits = Array("0123456789ABCDEF")
     for byte in text.utf8 {
-        let isPlain = (byte | 32 >= 97 && byte | 32 <= 122) || (byte >= 48 && byte <= 57) || byte == 45 || byte == 46 || byte == 95 || byte == 126
+        let isPlain =
+            (byte | 32 >= 97 && byte | 32 <= 122) || (byte >= 48 && byte <= 57) || byte == 45 || byte == 46
+            || byte == 95 || byte == 126
         if isPlain {
             out.unicodeScalars.append(Unicode.Scalar(byte))
         } else {

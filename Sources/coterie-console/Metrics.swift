@@ -37,7 +37,9 @@ enum Metrics {
         family(
             "coterie_raft_role", "gauge", "1 for the role that this node has.",
             ["leader", "voter", "learner", "none"].map { ("{role=\"\($0)\"}", $0 == role ? 1 : 0) })
-        family("coterie_raft_has_leader", "gauge", "1 if this node knows a leader.", [("", status["leader"]?.isNull == false ? 1 : 0)])
+        family(
+            "coterie_raft_has_leader", "gauge", "1 if this node knows a leader.",
+            [("", status["leader"]?.isNull == false ? 1 : 0)])
         for (key, name, help) in [
             ("term", "coterie_raft_term", "The current term."),
             ("commitIndex", "coterie_raft_commit_index", "Highest log entry known to be committed."),
@@ -50,16 +52,23 @@ enum Metrics {
         family(
             "coterie_loop_longest_turn_seconds", "gauge", "Longest turn of the event loop since the last scrape.",
             [("", number(node, "longestTurnSeconds"))])
-        family("coterie_connections", "gauge", "Open client connections of this node.", [("", number(node, "connections"))])
         family(
-            "coterie_refused_datagrams_total", "counter", "Datagrams that could not be opened: foreign, forged or repeated.",
+            "coterie_connections", "gauge", "Open client connections of this node.", [("", number(node, "connections"))]
+        )
+        family(
+            "coterie_refused_datagrams_total", "counter",
+            "Datagrams that could not be opened: foreign, forged or repeated.",
             [("", number(node, "refusedDatagrams"))])
         family(
-            "coterie_refused_connections_total", "counter", "Connections that were refused.", [("", number(node, "refusedConnections"))])
+            "coterie_refused_connections_total", "counter", "Connections that were refused.",
+            [("", number(node, "refusedConnections"))])
         family(
-            "coterie_dropped_frames_total", "counter", "Frames to peers that were dropped because they could not be sent.",
+            "coterie_dropped_frames_total", "counter",
+            "Frames to peers that were dropped because they could not be sent.",
             [("", number(node, "droppedFrames"))])
-        family("process_resident_memory_bytes", "gauge", "Resident memory of the agent.", [("", number(node, "residentBytes"))])
+        family(
+            "process_resident_memory_bytes", "gauge", "Resident memory of the agent.",
+            [("", number(node, "residentBytes"))])
         family("process_cpu_seconds_total", "counter", "CPU time of the agent.", [("", number(node, "cpuSeconds"))])
         return out
     }

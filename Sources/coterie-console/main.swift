@@ -13,7 +13,9 @@ func fail(_ message: String, code: Int32) -> Never {
 }
 
 let options: ConsoleOptions
-do { options = try ConsoleOptions(arguments: Array(CommandLine.arguments.dropFirst())) } catch { fail("\(error)", code: 2) }
+do { options = try ConsoleOptions(arguments: Array(CommandLine.arguments.dropFirst())) } catch {
+    fail("\(error)", code: 2)
+}
 if options.wantsHelp {
     print(ConsoleOptions.usage)
     exit(0)
@@ -23,7 +25,8 @@ do { bridge = try ClusterBridge(options) } catch { fail("\(error)", code: 1) }
 
 let application = Application(
     router: ConsoleRoutes(bridge: bridge, listen: options.listen).router,
-    configuration: .init(address: .hostname(options.listen.hostText, port: Int(options.listen.port)), serverName: "coterie-console"))
+    configuration: .init(
+        address: .hostname(options.listen.hostText, port: Int(options.listen.port)), serverName: "coterie-console"))
 do {
     try await application.runService()
 } catch {

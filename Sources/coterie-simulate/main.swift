@@ -87,7 +87,8 @@ func runOne(_ seed: UInt64, trace: Bool) -> Int32 {
         write(1, lines + "\(error)\n")
         return 1
     }
-    write(1, "trace \(String(world.traceDigest, radix: 16)) after \(world.steps) steps, \(world.now)\n\(world.figures)\n")
+    write(
+        1, "trace \(String(world.traceDigest, radix: 16)) after \(world.steps) steps, \(world.now)\n\(world.figures)\n")
     return 0
 }
 

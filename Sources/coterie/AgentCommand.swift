@@ -13,7 +13,8 @@ struct AgentCommand: ParsableCommand {
         commandName: "agent",
         abstract: "Run one node in the foreground.",
         discussion: """
-            Prints one line when its listeners are bound: {"ready":true,"id":…,"name":…,"address":…,"http":…,"queue":…}. SIGTERM and \
+            Prints one line when its listeners are bound: {"ready":true,"id":…,"name":…,"address":…,"http":…,"queue":…}. SIGTERM \
+            and \
             Ctrl-C hand leadership over, stop the pods and end it; a second signal ends it at once. Logs go to stderr.
 
             A first node alone:   coterie agent --data /var/lib/coterie
@@ -27,7 +28,8 @@ struct AgentCommand: ParsableCommand {
 
     @Option(help: "A YAML file with the same keys as the flags.") var config: String?
     @Option(help: "What people call this node (default: the host's name).") var name: String?
-    @Option(help: "HOST:PORT for gossip and streams (default 127.0.0.1:7630). Port 0 takes a free one.") var bind: String?
+    @Option(help: "HOST:PORT for gossip and streams (default 127.0.0.1:7630). Port 0 takes a free one.") var bind:
+        String?
     @Option(help: "The HOST:PORT that others reach it by.") var advertise: String?
     @Option(help: "HOST:PORT of a member; may be repeated.") var join: [String] = []
     @Option(help: "How many founders there will be: 1, 3 or 5.") var expect: Int?
@@ -40,8 +42,10 @@ struct AgentCommand: ParsableCommand {
     @Option(help: "debug, info, warning or error (default info).") var logLevel: String?
 
     static let keys: [String: ValueKind] = [
-        "name": .string, "bind": .string, "advertise": .string, "join": .strings, "expect": .integer, "cluster": .string, "data": .string,
-        "http": .string, "queue": .string, "tag": .strings, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)), "key": .string,
+        "name": .string, "bind": .string, "advertise": .string, "join": .strings, "expect": .integer,
+        "cluster": .string, "data": .string,
+        "http": .string, "queue": .string, "tag": .strings, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)),
+        "key": .string,
         "log-level": .choice(["debug", "info", "warning", "error"]),
     ]
 
@@ -69,7 +73,8 @@ struct AgentCommand: ParsableCommand {
         for one in joins.values { options.join.append(try resolveAddress(one, for: joins.origin)) }
         if let expect = try settings.number("expect", flag: expect, variable: "COTERIE_EXPECT") {
             guard [1, 3, 5].contains(expect) else {
-                throw CoterieError(.badInput, "--expect \(expect): the founders are 1, 3 or 5", hint: "further nodes only --join")
+                throw CoterieError(
+                    .badInput, "--expect \(expect): the founders are 1, 3 or 5", hint: "further nodes only --join")
             }
             options.expect = expect
         }
@@ -83,21 +88,28 @@ struct AgentCommand: ParsableCommand {
             if address.port == 0 { address.port = try PortProbe.freePort(like: address) }
             options.http = address
         }
-        if let (queue, origin) = text("queue", queue), queue != "off" { options.queue = .at(try resolveAddress(queue, for: origin)) }
+        if let (queue, origin) = text("queue", queue), queue != "off" {
+            options.queue = .at(try resolveAddress(queue, for: origin))
+        }
         let tags = settings.texts("tag", flags: tag, variable: "COTERIE_TAG")
         options.tags = try parsePairs(tags.values, for: tags.origin)
-        guard options.tags.count <= Limits.tags, options.tags.allSatisfy({ $0.key.utf8.count + $0.value.utf8.count <= Limits.tagBytes }) else {
-            throw CoterieError(.badInput, "\(tags.origin): at most \(Limits.tags) tags of \(Limits.tagBytes) bytes each")
+        guard options.tags.count <= Limits.tags,
+            options.tags.allSatisfy({ $0.key.utf8.count + $0.value.utf8.count <= Limits.tagBytes })
+        else {
+            throw CoterieError(
+                .badInput, "\(tags.origin): at most \(Limits.tags) tags of \(Limits.tagBytes) bytes each")
         }
         if let (mode, origin) = text("sandbox", sandbox) {
             guard let known = SandboxMode(rawValue: mode) else {
-                throw CoterieError(.badInput, "\(origin) \(mode): unknown sandbox", hint: "auto, namespaces, oci or none")
+                throw CoterieError(
+                    .badInput, "\(origin) \(mode): unknown sandbox", hint: "auto, namespaces, oci or none")
             }
             options.sandbox = known
         }
         if let (level, origin) = text("log-level", logLevel) {
             guard ["debug", "info", "warning", "error"].contains(level) else {
-                throw CoterieError(.badInput, "\(origin) \(level): unknown level", hint: "debug, info, warning or error")
+                throw CoterieError(
+                    .badInput, "\(origin) \(level): unknown level", hint: "debug, info, warning or error")
             }
             options.logLevel = level
         }
@@ -107,8 +119,13 @@ struct AgentCommand: ParsableCommand {
 
     /// Names of nodes and clusters are printable and without spaces.
     static func checkName(_ name: String, what: String) throws(CoterieError) {
-        guard !name.isEmpty, name.utf8.count <= Limits.nameBytes, name.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 && $0 != "/" })
-        else { throw CoterieError(.badInput, "\(what): \"\(name)\" can not be a name", hint: "1 to \(Limits.nameBytes) bytes without spaces and slashes") }
+        guard !name.isEmpty, name.utf8.count <= Limits.nameBytes,
+            name.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 && $0 != "/" })
+        else {
+            throw CoterieError(
+                .badInput, "\(what): \"\(name)\" can not be a name",
+                hint: "1 to \(Limits.nameBytes) bytes without spaces and slashes")
+        }
     }
 }
 
@@ -146,7 +163,8 @@ enum AgentRun {
 
     static func readyDocument(_ ready: AgentReady) -> JSONValue {
         [
-            "ready": true, "id": .string(ready.id.description), "name": .string(ready.name), "address": .string(ready.address.description),
+            "ready": true, "id": .string(ready.id.description), "name": .string(ready.name),
+            "address": .string(ready.address.description),
             "http": JSONValue(ready.http?.description), "queue": JSONValue(ready.queue?.description),
         ]
     }

@@ -16,7 +16,8 @@ struct ApplyCommand: ParsableCommand {
             coterie apply -f cluster-configs/sidecar-logs.yaml
             coterie apply -f shop.yaml --dry-run
             """)
-    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file: [String]
+    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file:
+        [String]
     @Flag(help: "Check and say what would be done.") var dryRun = false
 
     func run() throws {
@@ -39,7 +40,9 @@ struct ApplyCommand: ParsableCommand {
         Invocation.show(["items": .array(items)]) { _ in results.map { "\($0.kind)/\($0.name) \($0.what)\n" }.joined() }
     }
 
-    private static func apply(_ object: ManifestObject, _ client: ClusterClient) async throws -> [(String, String, String)] {
+    private static func apply(_ object: ManifestObject, _ client: ClusterClient) async throws -> [(
+        String, String, String
+    )] {
         let specs = try Expansion.pods(of: [object]).map(\.spec)
         let result: SchedulingResult
         switch object {
@@ -49,7 +52,8 @@ struct ApplyCommand: ParsableCommand {
             result = try await schedule(.createGather(seed, pods: specs), client)
         case .pod: result = try await schedule(.applyPods(specs, owner: nil), client)
         case .deployment, .job, .leaderElection, .workQueue:
-            result = try await schedule(.applyPods(specs, owner: .pattern(kind: object.kind, name: object.name)), client)
+            result = try await schedule(
+                .applyPods(specs, owner: .pattern(kind: object.kind, name: object.name)), client)
         }
         let what =
             switch result {
@@ -76,12 +80,14 @@ enum GatherSeeds {
         if let timeout = spec.shardTimeout { options["shard-timeout"] = timeout.description }
         if spec.unordered { options["unordered"] = "true" }
         return GatherSeed(
-            id: id, client: hostName(), leaf: clipped(spec.leaf), merge: spec.merge.map(clipped), sharder: sharder, parallel: spec.parallel,
+            id: id, client: hostName(), leaf: clipped(spec.leaf), merge: spec.merge.map(clipped), sharder: sharder,
+            parallel: spec.parallel,
             minSuccess: spec.minSuccess, options: options)
     }
 
     private static func clipped(_ text: String) -> String {
-        text.utf8.count <= SchedulingLimits.gatherTextBytes ? text : String(decoding: text.utf8.prefix(1_024), as: UTF8.self) + "…"
+        text.utf8.count <= SchedulingLimits.gatherTextBytes
+            ? text : String(decoding: text.utf8.prefix(1_024), as: UTF8.self) + "…"
     }
 }
 
@@ -89,14 +95,16 @@ struct DeleteCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "delete", abstract: "Delete what files describe, or one object.",
         discussion: "coterie delete -f shop.yaml\ncoterie delete pod shop\ncoterie delete workqueue images")
-    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file: [String] = []
+    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file:
+        [String] = []
     @Argument(help: "KIND and NAME.") var target: [String] = []
 
     func run() throws {
         var targets: [(kind: String, name: String)] = []
         if file.isEmpty {
             guard target.count == 2 else {
-                throw CoterieError(.badInput, "delete: KIND and NAME, or -f FILE, are needed", hint: "coterie delete pod NAME")
+                throw CoterieError(
+                    .badInput, "delete: KIND and NAME, or -f FILE, are needed", hint: "coterie delete pod NAME")
             }
             targets = [(try KindName.parse(target[0], among: ["Pod", "Gather"] + KindName.patterns), target[1])]
         } else {
@@ -123,8 +131,10 @@ struct DeleteCommand: ParsableCommand {
 
 struct ValidateCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "validate", abstract: "Check manifests, without a cluster.", discussion: "coterie validate -f shop.yaml")
-    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file: [String]
+        commandName: "validate", abstract: "Check manifests, without a cluster.",
+        discussion: "coterie validate -f shop.yaml")
+    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file:
+        [String]
 
     func run() throws {
         let objects = try ManifestFiles.parse(file)
@@ -138,8 +148,10 @@ struct ValidateCommand: ParsableCommand {
 
 struct ExpandCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "expand", abstract: "Print the pods that patterns become.", discussion: "coterie expand -f cluster-configs/work-queue.yaml")
-    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file: [String]
+        commandName: "expand", abstract: "Print the pods that patterns become.",
+        discussion: "coterie expand -f cluster-configs/work-queue.yaml")
+    @Option(name: [.short, .customLong("file")], help: "A manifest; - is standard input; may be repeated.") var file:
+        [String]
 
     func run() throws {
         let pods = try Expansion.pods(of: try ManifestFiles.parse(file)).map(\.spec)
@@ -156,7 +168,8 @@ struct ExpandCommand: ParsableCommand {
 
 struct ExplainCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "explain", abstract: "Describe a kind or a field of it.", discussion: "coterie explain pod.spec.containers\ncoterie explain workqueue")
+        commandName: "explain", abstract: "Describe a kind or a field of it.",
+        discussion: "coterie explain pod.spec.containers\ncoterie explain workqueue")
     @Argument(help: "KIND[.path]") var path: String
 
     func run() throws {

@@ -5,7 +5,8 @@ import Node
 
 struct BeanstalkdCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "beanstalkd", abstract: "One self-contained node that speaks beanstalkd's protocol, with its command line.",
+        commandName: "beanstalkd",
+        abstract: "One self-contained node that speaks beanstalkd's protocol, with its command line.",
         discussion: """
             -l and -p as beanstalkd has them, -b DIR keeps the jobs. Without -b they go with the process. -f, -F and -n are accepted: \
             jobs are always on disk before they are acknowledged.
@@ -23,7 +24,9 @@ struct BeanstalkdCommand: ParsableCommand {
     func run() throws {
         let data = try directory.map(absolutePath) ?? makeTemporaryDirectory()
         defer { if directory == nil { removeDirectoryTree(data) } }
-        let text = listen.hasPrefix("unix:") ? listen : listen.contains(":") && !listen.hasPrefix("[") ? "[\(listen)]:\(port)" : "\(listen):\(port)"
+        let text =
+            listen.hasPrefix("unix:")
+            ? listen : listen.contains(":") && !listen.hasPrefix("[") ? "[\(listen)]:\(port)" : "\(listen):\(port)"
         var options = AgentOptions(name: hostName(), bind: .loopback(port: 0), dataDirectory: data, programs: .found)
         options.version = programVersion
         options.queue = .at(try resolveAddress(text, for: "-l"))

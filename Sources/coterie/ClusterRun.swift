@@ -61,12 +61,16 @@ final class ClusterRun {
         await stopAll()
         ClusterRecord.remove(data: plan.directory)
         if plan.isTemporary { removeDirectoryTree(plan.directory) }
-        if failed { throw CoterieError(.failed, "all nodes have ended", hint: "see their logs: \(plan.directory)/node*/agent.log") }
+        if failed {
+            throw CoterieError(
+                .failed, "all nodes have ended", hint: "see their logs: \(plan.directory)/node*/agent.log")
+        }
     }
 
     private func record() -> ClusterRecord {
         ClusterRecord(
-            addresses: plan.nodes.map { "unix:" + $0.socket }, data: plan.directory, pids: children.compactMap { $0.process?.pid },
+            addresses: plan.nodes.map { "unix:" + $0.socket }, data: plan.directory,
+            pids: children.compactMap { $0.process?.pid },
             isTemporary: plan.isTemporary)
     }
 
@@ -110,7 +114,9 @@ final class ClusterRun {
     }
 
     private func makeNodeDirectory(_ path: String) throws(CoterieError) {
-        guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw CoterieError(.failed, "cannot make \(path): \(errnoMessage())") }
+        guard mkdir(path, 0o700) == 0 || errno == EEXIST else {
+            throw CoterieError(.failed, "cannot make \(path): \(errnoMessage())")
+        }
     }
 
     private func stopAll() async {
@@ -147,7 +153,9 @@ final class ClusterRun {
             let line = lastLogLine(ended.node.log)
             throw CoterieError(.failed, "\(ended.node.name) ended with \(why)" + (line.isEmpty ? "" : ": \(line)"))
         }
-        if loop.now >= deadline { throw CoterieError(.deadline, "the nodes did not \(what) within \(ClusterRun.patience)") }
+        if loop.now >= deadline {
+            throw CoterieError(.deadline, "the nodes did not \(what) within \(ClusterRun.patience)")
+        }
     }
 
     private func untilAllListen() async throws {
@@ -167,7 +175,8 @@ final class ClusterRun {
             guard let address = SocketAddress(text: "unix:" + node.socket) else { continue }
             clients.append(
                 ClusterClient(
-                    loop: loop, endpoints: [address], key: nil, origin: "the new node", timeout: .seconds(2), givesUpOnNobody: false))
+                    loop: loop, endpoints: [address], key: nil, origin: "the new node", timeout: .seconds(2),
+                    givesUpOnNobody: false))
         }
         defer { for client in clients { client.close() } }
         let deadline = loop.now + ClusterRun.patience
@@ -177,13 +186,16 @@ final class ClusterRun {
             var agreeing = 0
             for client in clients {
                 guard let status = try? await client.query("status") else { break }
-                guard status["members"]?.int("alive") == Int64(plan.nodes.count), status.list("voters").count == plan.expect,
+                guard status["members"]?.int("alive") == Int64(plan.nodes.count),
+                    status.list("voters").count == plan.expect,
                     let leader = status["leader"]?["id"]?.stringValue
                 else { break }
                 leaders.insert(leader)
                 agreeing += 1
             }
-            if agreeing == clients.count, leaders.count == 1, let leader = try? await clients.first?.query("leader"), !leader.isNull {
+            if agreeing == clients.count, leaders.count == 1, let leader = try? await clients.first?.query("leader"),
+                !leader.isNull
+            {
                 return leader
             }
             await loop.sleep(.milliseconds(50))

@@ -19,7 +19,9 @@ struct SidecarLogs: ParsableCommand {
 
             coterie sidecar logs --to tcp://10.0.0.9:5170 --spool /spool
             """)
-    @Argument(parsing: .captureForPassthrough, help: "--to URL… [--container NAME]… [--file GLOB]… [--spool DIR] [--spool-limit SIZE]")
+    @Argument(
+        parsing: .captureForPassthrough,
+        help: "--to URL… [--container NAME]… [--file GLOB]… [--spool DIR] [--spool-limit SIZE]")
     var words: [String] = []
 
     func run() throws {
@@ -34,13 +36,16 @@ struct SidecarLogs: ParsableCommand {
 
 struct AmbassadorGroup: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "ambassador", abstract: "Ambassadors.", subcommands: [AmbassadorRedis.self, AmbassadorTCP.self, AmbassadorQueue.self])
+        commandName: "ambassador", abstract: "Ambassadors.",
+        subcommands: [AmbassadorRedis.self, AmbassadorTCP.self, AmbassadorQueue.self])
 }
 
 struct AmbassadorRedis: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "redis", abstract: "One Redis on the pod's localhost: writes go to the master, reads to the replicas.",
-        usage: "coterie ambassador redis [--listen H:P] (--master H:P [--replica H:P]… | --sentinel H:P… --master-name N | --discover H:P) [options]",
+        commandName: "redis",
+        abstract: "One Redis on the pod's localhost: writes go to the master, reads to the replicas.",
+        usage:
+            "coterie ambassador redis [--listen H:P] (--master H:P [--replica H:P]…| --sentinel H:P… --master-name N | --discover H:P)",
         discussion: """
             Options: --reads replicas|master, --read-your-writes, --deny CMD…, --rename OLD=NEW…, --key-prefix P, --config FILE.
 
@@ -70,7 +75,8 @@ struct AmbassadorTCP: ParsableCommand {
     @Option(help: "HOST:PORT to listen on.") var listen: String
     @Option(help: "HOST:PORT of the service; may be repeated.") var to: [String] = []
     @Option(help: "A service of the cluster, as POD/SERVICE.") var service: String?
-    @Option(help: "How long one attempt may take (default 3s).", transform: parsePositiveDuration) var connectTimeout: TimeSpan?
+    @Option(help: "How long one attempt may take (default 3s).", transform: parsePositiveDuration) var connectTimeout:
+        TimeSpan?
     @Option(help: "Further attempts after the first (default 3).") var retries: Int?
 
     func run() throws {
@@ -81,20 +87,25 @@ struct AmbassadorTCP: ParsableCommand {
         if let service {
             let timeout = connectTimeout ?? .seconds(3)
             try SuppliedRun.run { client, loop in
-                let ambassador = ServiceAmbassador(loop: loop, client: client, listen: address, service: service, timeout: timeout)
+                let ambassador = ServiceAmbassador(
+                    loop: loop, client: client, listen: address, service: service, timeout: timeout)
                 return SuppliedRun(start: { try ambassador.start() }, stop: { ambassador.stop($0) })
             }
             return
         }
         var targets: [Endpoint] = []
         for text in to {
-            guard let target = Endpoint(text: text) else { throw CoterieError(.badInput, "--to \(text): not an address", hint: "use HOST:PORT") }
+            guard let target = Endpoint(text: text) else {
+                throw CoterieError(.badInput, "--to \(text): not an address", hint: "use HOST:PORT")
+            }
             targets.append(target)
         }
         var options = TCPAmbassadorOptions(listen: address, to: targets)
         if let connectTimeout { options.connectTimeout = connectTimeout }
         if let retries {
-            guard (0...100).contains(retries) else { throw CoterieError(.badInput, "--retries \(retries): from 0 to 100") }
+            guard (0...100).contains(retries) else {
+                throw CoterieError(.badInput, "--retries \(retries): from 0 to 100")
+            }
             options.retries = retries
         }
         let settled = options
@@ -119,7 +130,8 @@ struct AmbassadorQueue: ParsableCommand {
     func run() throws {
         let address = try resolveAddress(listen, for: "--listen")
         try SuppliedRun.run { client, loop in
-            let ambassador = ServiceAmbassador(loop: loop, client: client, listen: address, service: "queue", timeout: .seconds(10))
+            let ambassador = ServiceAmbassador(
+                loop: loop, client: client, listen: address, service: "queue", timeout: .seconds(10))
             return SuppliedRun(start: { try ambassador.start() }, stop: { ambassador.stop($0) })
         }
     }
@@ -148,9 +160,12 @@ struct AdapterCommand: ParsableCommand {
 
 struct ElectorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "elector", abstract: "Take part in an election and answer the pod's application at localhost:4040.",
-        usage: "coterie elector --election NAME [--listen 127.0.0.1:4040] [--ttl D]", discussion: "coterie elector --election billing")
-    @Argument(parsing: .captureForPassthrough, help: "--election NAME [--listen H:P] [--ttl D]") var words: [String] = []
+        commandName: "elector",
+        abstract: "Take part in an election and answer the pod's application at localhost:4040.",
+        usage: "coterie elector --election NAME [--listen 127.0.0.1:4040] [--ttl D]",
+        discussion: "coterie elector --election billing")
+    @Argument(parsing: .captureForPassthrough, help: "--election NAME [--listen H:P] [--ttl D]") var words: [String] =
+        []
 
     func run() throws {
         try helpIfAsked(words, for: ElectorCommand.self)

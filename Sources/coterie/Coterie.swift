@@ -24,8 +24,10 @@ struct Coterie: ParsableCommand {
             CommandGroup(
                 name: "Cluster:",
                 subcommands: [
-                    StatusCommand.self, MembersCommand.self, LeaderCommand.self, EventsCommand.self, RttCommand.self, TopCommand.self,
-                    LeaveCommand.self, RemoveCommand.self, TransferCommand.self, CordonCommand.self, UncordonCommand.self,
+                    StatusCommand.self, MembersCommand.self, LeaderCommand.self, EventsCommand.self, RttCommand.self,
+                    TopCommand.self,
+                    LeaveCommand.self, RemoveCommand.self, TransferCommand.self, CordonCommand.self,
+                    UncordonCommand.self,
                     DrainCommand.self,
                 ]),
             CommandGroup(name: "Work:", subcommands: [QueueGroup.self, WorkCommand.self, BeanstalkdCommand.self]),
@@ -33,20 +35,24 @@ struct Coterie: ParsableCommand {
             CommandGroup(
                 name: "Pods:",
                 subcommands: [
-                    ApplyCommand.self, DeleteCommand.self, GetCommand.self, DescribeCommand.self, LogsCommand.self, ExecCommand.self,
-                    ScaleCommand.self, RolloutGroup.self, RunCommand.self, ValidateCommand.self, ExpandCommand.self, ExplainCommand.self,
+                    ApplyCommand.self, DeleteCommand.self, GetCommand.self, DescribeCommand.self, LogsCommand.self,
+                    ExecCommand.self,
+                    ScaleCommand.self, RolloutGroup.self, RunCommand.self, ValidateCommand.self, ExpandCommand.self,
+                    ExplainCommand.self,
                 ]),
             CommandGroup(name: "Elections:", subcommands: [ElectCommand.self, ElectionGroup.self]),
             CommandGroup(
                 name: "Containers that Coterie supplies to pods:",
                 subcommands: [
-                    SidecarGroup.self, AmbassadorGroup.self, AdapterCommand.self, ElectorCommand.self, WorkerCommand.self,
+                    SidecarGroup.self, AmbassadorGroup.self, AdapterCommand.self, ElectorCommand.self,
+                    WorkerCommand.self,
                     RootCommand.self, LeafCommand.self,
                 ]),
             CommandGroup(
                 name: "Operations:",
                 subcommands: [
-                    KeygenCommand.self, JournalGroup.self, SnapshotGroup.self, RecoverCommand.self, ImageGroup.self, DoctorCommand.self,
+                    KeygenCommand.self, JournalGroup.self, SnapshotGroup.self, RecoverCommand.self, ImageGroup.self,
+                    DoctorCommand.self,
                     VersionCommand.self,
                 ]),
         ])
@@ -74,6 +80,18 @@ enum CommandNames {
                 .badInput, "\(path) has no command \(word)",
                 hint: near.map { "did you mean \(path) \($0)?" } ?? "see \(path) --help")
         }
+    }
+
+    /// The command that the first words name: `coterie queue put`.
+    static func path(_ words: [String]) -> String {
+        var parent: any ParsableCommand.Type = Coterie.self
+        var path = "coterie"
+        for word in words {
+            guard let next = children(of: parent).first(where: { name(of: $0) == word }) else { break }
+            parent = next
+            path += " " + word
+        }
+        return path
     }
 
     private static func children(of command: any ParsableCommand.Type) -> [any ParsableCommand.Type] {

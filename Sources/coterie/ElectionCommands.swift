@@ -33,7 +33,8 @@ struct ElectCommand: ParsableCommand {
 
 struct ElectionGroup: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "election", abstract: "Look at elections.", discussion: "coterie election list\ncoterie election observe billing --json",
+        commandName: "election", abstract: "Look at elections.",
+        discussion: "coterie election list\ncoterie election observe billing --json",
         subcommands: [ElectionShow.self, ElectionObserve.self, ElectionResign.self, ElectionList.self])
 }
 
@@ -43,7 +44,8 @@ private func electionText(_ election: JSONValue) -> String {
     }
     let who = holder["name"]?.stringValue ?? holder["pod"]?.stringValue ?? holder.cell("id")
     let left = TimeSpan.milliseconds(election.int("expiresInMilliseconds"))
-    return "\(election.cell("name"))  \(who)  node \(holder.cell("node"))  token \(election.cell("token"))  for \(left) more\n"
+    return
+        "\(election.cell("name"))  \(who)  node \(holder.cell("node"))  token \(election.cell("token"))  for \(left) more\n"
 }
 
 struct ElectionShow: ParsableCommand {
@@ -61,7 +63,8 @@ struct ElectionShow: ParsableCommand {
 
 struct ElectionObserve: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "observe", abstract: "Show each change of an election, until Ctrl-C.", discussion: "coterie election observe billing --json")
+        commandName: "observe", abstract: "Show each change of an election, until Ctrl-C.",
+        discussion: "coterie election observe billing --json")
     @Argument(help: "The election.") var name: String
 
     func run() throws {
@@ -90,7 +93,9 @@ struct ElectionObserve: ParsableCommand {
 struct ElectionResign: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "resign", abstract: "Take an election from its holder.",
-        discussion: "The holder notices when it next renews, within a third of its time to live.\n\ncoterie election resign billing")
+        discussion:
+            "The holder notices when it next renews, within a third of its time to live.\n\ncoterie election resign billing"
+    )
     @Argument(help: "The election.") var name: String
 
     func run() throws {
@@ -100,7 +105,8 @@ struct ElectionResign: ParsableCommand {
             guard let holder = election["holder"], !holder.isNull else {
                 throw CoterieError(.notFound, "nobody holds the election \(name)")
             }
-            let command = LeaseCommand.release(key: LeaseMachine.electionPrefix + name, token: UInt64(clamping: election.int("token")))
+            let command = LeaseCommand.release(
+                key: LeaseMachine.electionPrefix + name, token: UInt64(clamping: election.int("token")))
             guard case .lease(let result) = try await client.command(.lease(command)) else {
                 throw CoterieError(.failed, "an answer of the wrong kind")
             }
@@ -125,7 +131,8 @@ struct ElectionList: ParsableCommand {
                 for election in document.list("elections") {
                     let holder = election["holder"] ?? .null
                     table.add(
-                        election.cell("name"), holder.isNull ? "-" : holder["name"]?.stringValue ?? holder.cell("id"), holder.cell("node"),
+                        election.cell("name"), holder.isNull ? "-" : holder["name"]?.stringValue ?? holder.cell("id"),
+                        holder.cell("node"),
                         election.cell("token"), TimeSpan.milliseconds(election.int("ttlMilliseconds")).description)
                 }
                 return table.text()

@@ -37,14 +37,19 @@ struct GetCommand: ParsableCommand {
                 case "Pod", "Gather", "ScatterGather": return document
                 case "Node":
                     guard let name else { return document }
-                    guard let member = document.list("members").first(where: { $0["name"]?.stringValue == name || $0["id"]?.stringValue == name })
+                    guard
+                        let member = document.list("members").first(where: {
+                            $0["name"]?.stringValue == name || $0["id"]?.stringValue == name
+                        })
                     else { throw CoterieError(.notFound, "there is no node \(name)") }
                     return member
                 default:
                     let pods = document.list("items").filter { pod in
                         PodRow(document: pod).owner.map { $0.kind == kind && (name == nil || $0.name == name) } ?? false
                     }
-                    if let name, pods.isEmpty { throw CoterieError(.notFound, "there is no \(kind.lowercased()) \(name)") }
+                    if let name, pods.isEmpty {
+                        throw CoterieError(.notFound, "there is no \(kind.lowercased()) \(name)")
+                    }
                     return ["apiVersion": "v1", "kind": "PodList", "items": .array(pods)]
                 }
             }
@@ -61,7 +66,9 @@ struct GetCommand: ParsableCommand {
                         form.showChange(document, earlier: earlier, kind: kind)
                     }
                     return
-                } catch let error as CoterieError where error.code == .unavailable { await loop.sleep(.milliseconds(200)) }
+                } catch let error as CoterieError where error.code == .unavailable {
+                    await loop.sleep(.milliseconds(200))
+                }
             }
         }
     }
@@ -95,7 +102,9 @@ enum OutputForm: Sendable {
         case .yaml: writeOut("---\n" + yamlText(document))
         case .table, .wide:
             let known = Set(text(earlier, kind).split(separator: "\n"))
-            for line in text(document, kind).split(separator: "\n") where !known.contains(line) { writeOut(line + "\n") }
+            for line in text(document, kind).split(separator: "\n") where !known.contains(line) {
+                writeOut(line + "\n")
+            }
         }
     }
 
@@ -116,7 +125,8 @@ private func writeOut(_ text: Substring) { writeOut(String(text)) }
 
 struct DescribeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "describe", abstract: "Show all about one object, with every reason why it waits.", discussion: "coterie describe pod shop")
+        commandName: "describe", abstract: "Show all about one object, with every reason why it waits.",
+        discussion: "coterie describe pod shop")
     @Argument(help: "The kind.") var kind: String
     @Argument(help: "The name.") var name: String
 
@@ -131,7 +141,11 @@ struct DescribeCommand: ParsableCommand {
                 Invocation.show(try await client.query("gathers/" + percentEncoded(name)), human: yamlText)
             case "Node":
                 let members = try await client.query("members").list("members")
-                guard let member = members.first(where: { $0["name"]?.stringValue == name || $0["id"]?.stringValue == name }) else {
+                guard
+                    let member = members.first(where: {
+                        $0["name"]?.stringValue == name || $0["id"]?.stringValue == name
+                    })
+                else {
                     throw CoterieError(.notFound, "there is no node \(name)")
                 }
                 Invocation.show(member, human: yamlText)
@@ -176,9 +190,11 @@ struct DescribeCommand: ParsableCommand {
         let statuses = row.status.list("initContainerStatuses") + row.containers
         for container in spec.list("initContainers") + spec.list("containers") {
             let status = statuses.first { $0.string("name") == container.string("name") } ?? .null
-            let command = (container.list("command") + container.list("args")).compactMap(\.stringValue).joined(separator: " ")
+            let command = (container.list("command") + container.list("args")).compactMap(\.stringValue).joined(
+                separator: " ")
             containers.add(
-                container.cell("name"), stateText(status["state"] ?? .null), status.cell("ready"), "\(status.int("restartCount"))",
+                container.cell("name"), stateText(status["state"] ?? .null), status.cell("ready"),
+                "\(status.int("restartCount"))",
                 container.cell("image"), command.isEmpty ? "-" : String(command.prefix(60)))
         }
         return out + containers.text()

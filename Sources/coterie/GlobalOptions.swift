@@ -69,7 +69,9 @@ struct GlobalOptions: Sendable {
             for part in addressText.split(separator: ",") {
                 addresses.append(try resolveAddress(String(part), for: addressOrigin))
             }
-            guard !addresses.isEmpty else { throw CoterieError(.badInput, "\(addressOrigin) is empty", hint: "use HOST:PORT or unix:PATH") }
+            guard !addresses.isEmpty else {
+                throw CoterieError(.badInput, "\(addressOrigin) is empty", hint: "use HOST:PORT or unix:PATH")
+            }
         }
     }
 

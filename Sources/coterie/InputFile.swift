@@ -17,7 +17,9 @@ final class InputFile: Sendable {
         }
         name = path
         descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw CoterieError(errno == ENOENT ? .notFound : .failed, "cannot read \(path): \(errnoMessage())") }
+        guard descriptor >= 0 else {
+            throw CoterieError(errno == ENOENT ? .notFound : .failed, "cannot read \(path): \(errnoMessage())")
+        }
         var info = stat()
         if fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFDIR {
             throw CoterieError(.badInput, "\(path) is a directory")
@@ -28,7 +30,8 @@ final class InputFile: Sendable {
     func read(_ loop: EventLoop, limit: Int) async throws(CoterieError) -> [UInt8] {
         let descriptor = descriptor
         let name = name
-        let result = await withCheckedContinuation { (continuation: CheckedContinuation<Result<[UInt8], CoterieError>, Never>) in
+        let result = await withCheckedContinuation {
+            (continuation: CheckedContinuation<Result<[UInt8], CoterieError>, Never>) in
             loop.blocking({ InputFile.readOnce(descriptor, name, limit) }, then: { continuation.resume(returning: $0) })
         }
         return try result.get()
@@ -40,7 +43,9 @@ final class InputFile: Sendable {
         while true {
             let chunk = try await read(loop, limit: 256 << 10)
             if chunk.isEmpty { return all }
-            guard all.count + chunk.count <= limit else { throw CoterieError(.tooLarge, "\(name) is larger than \(limit) bytes") }
+            guard all.count + chunk.count <= limit else {
+                throw CoterieError(.tooLarge, "\(name) is larger than \(limit) bytes")
+            }
             all += chunk
         }
     }

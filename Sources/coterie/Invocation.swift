@@ -60,10 +60,12 @@ enum Invocation {
     }
 
     /// ArgumentParser's message as one line: what is wrong, and where to look.
-    static func usageError(_ message: String) -> CoterieError {
+    static func usageError(_ message: String, words: [String]) -> CoterieError {
         let first = message.split(separator: "\n").first.map(String.init) ?? "bad usage"
         let text = first.hasPrefix("Error: ") ? String(first.dropFirst(7)) : first
-        return CoterieError(.badInput, text.hasSuffix(".") ? String(text.dropLast()) : text, hint: "see coterie --help")
+        return CoterieError(
+            .badInput, text.hasSuffix(".") ? String(text.dropLast()) : text,
+            hint: "see \(CommandNames.path(words)) --help")
     }
 
     static func print(_ document: JSONValue) { writeOut(document.text(pretty: isTerminal(1)) + "\n") }
@@ -71,8 +73,12 @@ enum Invocation {
     /// The nodes to try, in order, and why these.
     static func endpoints() -> (addresses: [SocketAddress], origin: String) {
         if !options.addresses.isEmpty { return (options.addresses, options.addressOrigin) }
-        if let text = try? readFile(DefaultPaths.lastCluster, limit: 65_536), let document = try? JSONValue(parsing: text) {
-            let addresses = (document["addresses"]?.arrayValue ?? []).compactMap { $0.stringValue.flatMap { SocketAddress(text: $0) } }
+        if let text = try? readFile(DefaultPaths.lastCluster, limit: 65_536),
+            let document = try? JSONValue(parsing: text)
+        {
+            let addresses = (document["addresses"]?.arrayValue ?? []).compactMap {
+                $0.stringValue.flatMap { SocketAddress(text: $0) }
+            }
             let alive = addresses.filter { address in
                 if case .unix(let path) = address.host { return access(path, F_OK) == 0 }
                 return true
@@ -80,9 +86,13 @@ enum Invocation {
             if !alive.isEmpty { return (alive, "the cluster that coterie up started last") }
         }
         let podSocket = "/run/coterie/pod.sock"
-        if access(podSocket, F_OK) == 0, let address = SocketAddress(text: "unix:" + podSocket) { return ([address], "the pod's socket") }
+        if access(podSocket, F_OK) == 0, let address = SocketAddress(text: "unix:" + podSocket) {
+            return ([address], "the pod's socket")
+        }
         let socket = DefaultPaths.dataDirectory + "/agent.sock"
-        if access(socket, F_OK) == 0, let address = SocketAddress(text: "unix:" + socket) { return ([address], "the local agent") }
+        if access(socket, F_OK) == 0, let address = SocketAddress(text: "unix:" + socket) {
+            return ([address], "the local agent")
+        }
         return ([.loopback(port: 7630)], "the default address")
     }
 
@@ -105,7 +115,8 @@ enum Invocation {
         }
         try runLoop { loop in
             let client = ClusterClient(
-                loop: loop, endpoints: addresses, key: key, origin: origin, timeout: options.timeout, givesUpOnNobody: givesUpOnNobody)
+                loop: loop, endpoints: addresses, key: key, origin: origin, timeout: options.timeout,
+                givesUpOnNobody: givesUpOnNobody)
             defer { client.close() }
             try await body(client, loop)
             await client.endSession()

@@ -27,11 +27,14 @@ struct LocalNode: Sendable {
             let streams = UInt16(7_630 + 10 * set)
             let queue = UInt16(11_300 + set)
             set += 1
-            guard PortProbe.isFree(streams, type: PortProbe.stream), PortProbe.isFree(streams, type: PortProbe.datagram),
+            guard PortProbe.isFree(streams, type: PortProbe.stream),
+                PortProbe.isFree(streams, type: PortProbe.datagram),
                 PortProbe.isFree(streams + 1, type: PortProbe.stream), PortProbe.isFree(queue, type: PortProbe.stream)
             else { continue }
             let name = "node\(nodes.count)"
-            nodes.append(LocalNode(name: name, directory: directory + "/" + name, streams: streams, http: streams + 1, queue: queue))
+            nodes.append(
+                LocalNode(
+                    name: name, directory: directory + "/" + name, streams: streams, http: streams + 1, queue: queue))
         }
         return nodes
     }
@@ -45,15 +48,19 @@ struct LocalCluster {
     var founders: Int
 
     static func read(_ directory: String) -> LocalCluster? {
-        guard let text = try? readFile(directory + "/cluster.json", limit: 65_536), let document = try? JSONValue(parsing: text),
-            let cluster = document["cluster"]?.stringValue, let nodes = document["nodes"]?.intValue.flatMap({ Int(exactly: $0) }),
+        guard let text = try? readFile(directory + "/cluster.json", limit: 65_536),
+            let document = try? JSONValue(parsing: text),
+            let cluster = document["cluster"]?.stringValue,
+            let nodes = document["nodes"]?.intValue.flatMap({ Int(exactly: $0) }),
             let founders = document["founders"]?.intValue.flatMap({ Int(exactly: $0) }), nodes > 0, founders > 0
         else { return nil }
         return LocalCluster(cluster: cluster, nodes: nodes, founders: founders)
     }
 
     func write(_ directory: String) throws(CoterieError) {
-        let document: JSONValue = ["cluster": .string(cluster), "nodes": JSONValue(nodes), "founders": JSONValue(founders)]
+        let document: JSONValue = [
+            "cluster": .string(cluster), "nodes": JSONValue(nodes), "founders": JSONValue(founders),
+        ]
         try writeFileDurably(directory + "/cluster.json", Array((document.text() + "\n").utf8), mode: 0o600)
     }
 }
@@ -67,7 +74,8 @@ struct ClusterRecord {
     var isTemporary: Bool
 
     static func read() -> ClusterRecord? {
-        guard let text = try? readFile(DefaultPaths.lastCluster, limit: 65_536), let document = try? JSONValue(parsing: text),
+        guard let text = try? readFile(DefaultPaths.lastCluster, limit: 65_536),
+            let document = try? JSONValue(parsing: text),
             let data = document["data"]?.stringValue
         else { return nil }
         return ClusterRecord(
@@ -80,7 +88,8 @@ struct ClusterRecord {
         let path = DefaultPaths.lastCluster
         if let slash = path.lastIndex(of: "/") { try makeDirectory(String(path[..<slash]), mode: 0o700) }
         let document: JSONValue = [
-            "addresses": .array(addresses.map { .string($0) }), "data": .string(data), "pids": .array(pids.map { JSONValue($0) }),
+            "addresses": .array(addresses.map { .string($0) }), "data": .string(data),
+            "pids": .array(pids.map { JSONValue($0) }),
             "temporary": .bool(isTemporary),
         ]
         try writeFileDurably(path, Array((document.text() + "\n").utf8), mode: 0o600)
@@ -134,7 +143,11 @@ func removeDirectoryTree(_ path: String) {
         }
         closedir(stream)
         for entry in entries {
-            if entry.isDirectory { removeDirectoryTree(path + "/" + entry.name) } else { unlink(path + "/" + entry.name) }
+            if entry.isDirectory {
+                removeDirectoryTree(path + "/" + entry.name)
+            } else {
+                unlink(path + "/" + entry.name)
+            }
         }
     }
     rmdir(path)
@@ -149,7 +162,9 @@ func entryName(_ entry: UnsafeMutablePointer<dirent>) -> String {
 /// A new directory of this user alone: `/tmp/coterie-UID-XXXXXX`.
 func makeTemporaryDirectory() throws(CoterieError) -> String {
     var template = Array("/tmp/coterie-\(geteuid())-XXXXXX".utf8CString)
-    guard mkdtemp(&template) != nil else { throw CoterieError(.failed, "cannot make a directory in /tmp: \(errnoMessage())") }
+    guard mkdtemp(&template) != nil else {
+        throw CoterieError(.failed, "cannot make a directory in /tmp: \(errnoMessage())")
+    }
     return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 

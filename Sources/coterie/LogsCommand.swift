@@ -35,7 +35,8 @@ struct LogsCommand: ParsableCommand {
             }
             let spec = try await client.query("pods/" + percentEncoded(pod))["spec"] ?? .null
             let names = (spec.list("initContainers") + spec.list("containers")).map { $0.string("name") }
-            try await watchAll(client, names.map { (path + query(shared + ["container=\($0)"]), LinePrinter(prefix: $0)) })
+            try await watchAll(
+                client, names.map { (path + query(shared + ["container=\($0)"]), LinePrinter(prefix: $0)) })
         }
     }
 }

@@ -30,11 +30,14 @@ enum KindName {
     static func parse(_ text: String, among kinds: [String]) throws(CoterieError) -> String {
         let lowered = text.lowercased()
         if let kind = short[lowered], kinds.contains(kind) { return kind }
-        if let kind = kinds.first(where: { [$0.lowercased(), $0.lowercased() + "s"].contains(lowered) }) { return kind }
+        if let kind = kinds.first(where: { [$0.lowercased(), $0.lowercased() + "s"].contains(lowered) }) {
+            return kind
+        }
         let near = CommandNames.nearest(to: lowered, among: kinds.map { $0.lowercased() })
         throw CoterieError(
             .badInput, "unknown kind \(text)",
-            hint: near.map { "did you mean \($0)?" } ?? "one of \(kinds.map { $0.lowercased() }.joined(separator: ", "))")
+            hint: near.map { "did you mean \($0)?" }
+                ?? "one of \(kinds.map { $0.lowercased() }.joined(separator: ", "))")
     }
 }
 
@@ -61,18 +64,13 @@ struct PodRow {
         if document["metadata"]?["deletionRequested"] == .bool(true) { return "Terminating" }
         if let reason = status["reason"]?.stringValue { return reason }
         for container in containers {
-            if let reason = container["state"]?["waiting"]?["reason"]?.stringValue, !reason.isEmpty, reason != "ContainerCreating" { return reason }
+            if let reason = container["state"]?["waiting"]?["reason"]?.stringValue, !reason.isEmpty,
+                reason != "ContainerCreating"
+            {
+                return reason
+            }
         }
         return status.cell("phase")
-    }
-
-    var color: Invocation.Color? {
-        switch status.string("phase") {
-        case "Running": .green
-        case "Failed": .red
-        case "Pending": .yellow
-        default: nil
-        }
     }
 
     static func table(_ pods: [JSONValue], wide: Bool) -> String {
@@ -80,7 +78,12 @@ struct PodRow {
         if wide { table = Table("NAME", "READY", "STATUS", "RESTARTS", "NODE", "IP", "SANDBOX", "OWNER") }
         for row in pods.map(PodRow.init(document:)) {
             var cells = [row.name, row.ready, row.state, "\(row.restarts)", row.node]
-            if wide { cells += [row.status.cell("podIP"), row.status.cell("sandbox"), row.owner.map { "\($0.kind)/\($0.name)" } ?? "-"] }
+            if wide {
+                cells += [
+                    row.status.cell("podIP"), row.status.cell("sandbox"),
+                    row.owner.map { "\($0.kind)/\($0.name)" } ?? "-",
+                ]
+            }
             table.add(cells)
         }
         return table.text()

@@ -13,13 +13,16 @@ import Wire
 struct LeaveCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "leave", abstract: "Take a node out of the cluster for good and stop it.",
-        discussion: "The node that is asked is the one that leaves: name it.\n\ncoterie leave --address unix:/var/lib/coterie/agent.sock")
+        discussion:
+            "The node that is asked is the one that leaves: name it.\n\ncoterie leave --address unix:/var/lib/coterie/agent.sock"
+    )
 
     func run() throws {
         let addresses = Invocation.endpoints().addresses
         guard addresses.count == 1 else {
             throw CoterieError(
-                .badInput, "leave: which node? there are \(addresses.count) addresses", hint: "name the one that leaves with --address")
+                .badInput, "leave: which node? there are \(addresses.count) addresses",
+                hint: "name the one that leaves with --address")
         }
         try Invocation.withClient { client in
             let name = try await client.query("status")["node"]?.string("name") ?? ""
@@ -145,12 +148,15 @@ struct DrainCommand: ParsableCommand {
 struct KeygenCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "keygen", abstract: "Make a cluster key.",
-        discussion: "32 random bytes in a file that only its owner can read. An existing file is never replaced.\n\ncoterie keygen cluster.key")
+        discussion:
+            "32 random bytes in a file that only its owner can read. An existing file is never replaced.\n\ncoterie keygen cluster.key"
+    )
     @Argument(help: "The file to make.") var file: String
 
     func run() throws {
         guard access(file, F_OK) != 0 else {
-            throw CoterieError(.conflict, "\(file) exists", hint: "a key that is replaced locks its cluster out; remove it yourself")
+            throw CoterieError(
+                .conflict, "\(file) exists", hint: "a key that is replaced locks its cluster out; remove it yourself")
         }
         let key: ClusterKey
         do { key = try ClusterKey.random() } catch { throw CoterieError(.failed, "cannot make a key: \(error)") }

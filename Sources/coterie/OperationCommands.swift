@@ -13,35 +13,46 @@ import Wire
 
 struct JournalGroup: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "journal", abstract: "Check and read a node's log, offline.", subcommands: [JournalVerify.self, JournalDump.self])
+        commandName: "journal", abstract: "Check and read a node's log, offline.",
+        subcommands: [JournalVerify.self, JournalDump.self])
 }
 
 /// The journal's directory; refused while a node uses it.
 private func offlineJournal(_ data: String?) throws -> PosixDisk {
     let directory = data ?? DefaultPaths.dataDirectory
     let path = directory + "/journal"
-    guard access(path, F_OK) == 0 else { throw CoterieError(.notFound, "there is no journal in \(directory)", hint: "name the data directory with --data") }
-    if let pid = NodeProcess.running(in: directory) {
-        throw CoterieError(.conflict, "the data directory \(directory) is in use by process \(pid)", hint: "stop that node first")
+    guard access(path, F_OK) == 0 else {
+        throw CoterieError(
+            .notFound, "there is no journal in \(directory)", hint: "name the data directory with --data")
     }
-    do { return try PosixDisk(path: path, create: false) } catch { throw CoterieError(.failed, "cannot open \(path): \(error)") }
+    if let pid = NodeProcess.running(in: directory) {
+        throw CoterieError(
+            .conflict, "the data directory \(directory) is in use by process \(pid)", hint: "stop that node first")
+    }
+    do { return try PosixDisk(path: path, create: false) } catch {
+        throw CoterieError(.failed, "cannot open \(path): \(error)")
+    }
 }
 
 struct JournalVerify: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "verify", abstract: "Check every byte of a journal.", discussion: "coterie journal verify --data /var/lib/coterie")
+        commandName: "verify", abstract: "Check every byte of a journal.",
+        discussion: "coterie journal verify --data /var/lib/coterie")
     @Option(help: "The node's data directory.") var data: String?
 
     func run() throws {
         let disk = try offlineJournal(data)
         let report: JournalReport
-        do throws(JournalError) { report = try Journal.verify(disk: disk) } catch { throw CoterieError(.failed, "the journal can not be read: \(error)") }
+        do throws(JournalError) { report = try Journal.verify(disk: disk) } catch {
+            throw CoterieError(.failed, "the journal can not be read: \(error)")
+        }
         var outcome = ""
         var isDamaged = false
         switch report.outcome {
         case .fresh: outcome = "fresh"
         case .clean: outcome = "clean"
-        case .tornTail(let tail): outcome = "torn tail in \(tail.segment) at byte \(tail.offset): never acknowledged, harmless"
+        case .tornTail(let tail):
+            outcome = "torn tail in \(tail.segment) at byte \(tail.offset): never acknowledged, harmless"
         case .damaged(let damages):
             isDamaged = true
             outcome = "damaged: " + damages.map { "\($0)" }.joined(separator: "; ")
@@ -49,10 +60,12 @@ struct JournalVerify: ParsableCommand {
         let entries = report.segments.reduce(0) { $0 + $1.entries }
         let document: JSONValue = [
             "outcome": .string(outcome), "damaged": .bool(isDamaged), "segments": JSONValue(report.segments.count),
-            "entries": JSONValue(entries), "lastIndex": JSONValue(report.last.index), "lastTerm": JSONValue(report.last.term),
+            "entries": JSONValue(entries), "lastIndex": JSONValue(report.last.index),
+            "lastTerm": JSONValue(report.last.term),
         ]
         Invocation.show(document) { _ in
-            "\(outcome): \(report.segments.count) segments, \(entries) entries, last index \(report.last.index) of term \(report.last.term)\n"
+            "\(outcome): \(report.segments.count) segments, \(entries) entries, "
+                + "last index \(report.last.index) of term \(report.last.term)\n"
         }
         if isDamaged { throw Invocation.Exit(code: Model.ExitCode.failed.rawValue) }
     }
@@ -60,7 +73,8 @@ struct JournalVerify: ParsableCommand {
 
 struct JournalDump: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "dump", abstract: "Print every record of a journal, a line each.", discussion: "coterie journal dump --data ./node0 --json")
+        commandName: "dump", abstract: "Print every record of a journal, a line each.",
+        discussion: "coterie journal dump --data ./node0 --json")
     @Option(help: "The node's data directory.") var data: String?
 
     func run() throws {
@@ -68,7 +82,8 @@ struct JournalDump: ParsableCommand {
         do throws(JournalError) {
             try Journal.dump(disk: disk) { segment, offset, item in
                 Invocation.showItem(JournalDump.document(segment, offset, item)) { document in
-                    (document.objectValue ?? []).map { "\($0.key)=\($0.value.stringValue ?? $0.value.text())" }.joined(separator: " ") + "\n"
+                    (document.objectValue ?? []).map { "\($0.key)=\($0.value.stringValue ?? $0.value.text())" }.joined(
+                        separator: " ") + "\n"
                 }
             }
         } catch { throw CoterieError(.failed, "the journal can not be read: \(error)") }
@@ -85,11 +100,17 @@ struct JournalDump: ParsableCommand {
                 ]
             case .truncate(let from): [.init("record", "truncate"), .init("from", JSONValue(from))]
             case .reset(let position):
-                [.init("record", "reset"), .init("index", JSONValue(position.index)), .init("term", JSONValue(position.term))]
+                [
+                    .init("record", "reset"), .init("index", JSONValue(position.index)),
+                    .init("term", JSONValue(position.term)),
+                ]
             case .mark(let batch, let last):
                 [.init("record", "mark"), .init("batch", JSONValue(batch)), .init("last", JSONValue(last.index))]
             case .damaged(let reason, let lost):
-                [.init("record", "damaged"), .init("reason", .string(reason)), .init("lost", lost.map { JSONValue($0) } ?? .null)]
+                [
+                    .init("record", "damaged"), .init("reason", .string(reason)),
+                    .init("lost", lost.map { JSONValue($0) } ?? .null),
+                ]
             }
         return .object(place + rest)
     }
@@ -97,12 +118,14 @@ struct JournalDump: ParsableCommand {
 
 struct ImageGroup: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "image", abstract: "Root file systems known to a node.", subcommands: [ImageList.self, ImageImport.self, ImageRemove.self])
+        commandName: "image", abstract: "Root file systems known to a node.",
+        subcommands: [ImageList.self, ImageImport.self, ImageRemove.self])
 }
 
 struct ImageList: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "list", abstract: "List the images of a node.", discussion: "coterie image list --data /var/lib/coterie")
+        commandName: "list", abstract: "List the images of a node.",
+        discussion: "coterie image list --data /var/lib/coterie")
     @Option(help: "The node's data directory.") var data: String?
 
     func run() throws {
@@ -122,7 +145,8 @@ struct ImageList: ParsableCommand {
 
 struct DoctorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "doctor", abstract: "Check whether this machine can run a node and pods.", discussion: "coterie doctor\ncoterie doctor --json")
+        commandName: "doctor", abstract: "Check whether this machine can run a node and pods.",
+        discussion: "coterie doctor\ncoterie doctor --json")
 
     func run() throws {
         let findings = Findings()
@@ -132,8 +156,11 @@ struct DoctorCommand: ParsableCommand {
             findings.add(name, isThere, isThere ? path : "not found beside \(programs.coterie) nor in PATH")
         }
         let data = DefaultPaths.dataDirectory
-        let parent = access(data, F_OK) == 0 ? data : String(data.prefix(upTo: data.lastIndex(of: "/") ?? data.startIndex))
-        findings.add("data directory", access(parent, W_OK) == 0, access(parent, W_OK) == 0 ? data : "\(parent) can not be written")
+        let parent =
+            access(data, F_OK) == 0 ? data : String(data.prefix(upTo: data.lastIndex(of: "/") ?? data.startIndex))
+        findings.add(
+            "data directory", access(parent, W_OK) == 0,
+            access(parent, W_OK) == 0 ? data : "\(parent) can not be written")
         let running = NodeProcess.running(in: data)
         for (what, port, type) in [
             ("port 7630/udp", UInt16(7_630), PortProbe.datagram), ("port 7630/tcp", 7_630, PortProbe.stream),
@@ -152,15 +179,21 @@ struct DoctorCommand: ParsableCommand {
             defer { removeDirectoryTree(directory) }
             try Invocation.runLoop { loop in
                 let options = PodRuntimeOptions(
-                    podsDirectory: directory + "/pods", imageDirectory: directory + "/images", initPath: programs.initProcess,
+                    podsDirectory: directory + "/pods", imageDirectory: directory + "/images",
+                    initPath: programs.initProcess,
                     supplied: programs.coterie, nodeName: hostName())
                 _ = mkdir(directory + "/pods", 0o700)
-                let report = await withCheckedContinuation { (continuation: CheckedContinuation<SandboxReport, Never>) in
+                let report = await withCheckedContinuation {
+                    (continuation: CheckedContinuation<SandboxReport, Never>) in
                     PodRuntime.probeSandbox(loop: loop, options: options) { continuation.resume(returning: $0) }
                 }
-                let text = report.sandbox.map { "\($0.rawValue), trial pod in \(report.trial.milliseconds) ms" } ?? report.refusal?.description ?? ""
+                let text =
+                    report.sandbox.map { "\($0.rawValue), trial pod in \(report.trial.milliseconds) ms" } ?? report
+                    .refusal?.description ?? ""
                 findings.add("pods", report.sandbox != nil, text)
-                findings.add("limits of pods", report.notEnforced.isEmpty, (report.enforced + report.notEnforced).joined(separator: "; "), isNeeded: false)
+                findings.add(
+                    "limits of pods", report.notEnforced.isEmpty,
+                    (report.enforced + report.notEnforced).joined(separator: "; "), isNeeded: false)
             }
         }
         let failed = findings.items.contains { $0["ok"] == .bool(false) && $0["needed"] == .bool(true) }
@@ -180,7 +213,9 @@ struct DoctorCommand: ParsableCommand {
         var items: [JSONValue] = []
 
         func add(_ check: String, _ ok: Bool, _ detail: String, isNeeded: Bool = true) {
-            items.append(["check": .string(check), "ok": .bool(ok), "needed": .bool(isNeeded), "detail": .string(detail)])
+            items.append([
+                "check": .string(check), "ok": .bool(ok), "needed": .bool(isNeeded), "detail": .string(detail),
+            ])
         }
     }
 }
@@ -239,7 +274,8 @@ struct ImageRemove: ParsableCommand {
 
 struct ExecCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "exec", abstract: "Run a command in a container of a pod (not built yet).", usage: "coterie exec POD [-c C] -- CMD…")
+        commandName: "exec", abstract: "Run a command in a container of a pod (not built yet).",
+        usage: "coterie exec POD [-c C] -- CMD…")
     @Argument(parsing: .captureForPassthrough, help: "POD [-c C] -- CMD…") var words: [String] = []
     func run() throws {
         try helpIfAsked(words, for: ExecCommand.self)
@@ -248,7 +284,8 @@ struct ExecCommand: ParsableCommand {
 }
 
 struct ScaleCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "scale", abstract: "Change the number of pods (not built yet).")
+    static let configuration = CommandConfiguration(
+        commandName: "scale", abstract: "Change the number of pods (not built yet).")
     @Argument(help: "The kind.") var kind: String
     @Argument(help: "The name.") var name: String
     @Argument(help: "How many.") var count: Int

@@ -127,7 +127,8 @@ private func yamlLeaf(_ value: JSONValue) -> String {
 /// Plain where that can not be read as anything else, else in double quotes as JSON has them.
 private func yamlScalar(_ text: String) -> String {
     let plain =
-        !text.isEmpty && text.utf8.allSatisfy { byte in
+        !text.isEmpty
+        && text.utf8.allSatisfy { byte in
             (byte >= 48 && byte <= 57) || (byte | 32 >= 97 && byte | 32 <= 122) || "-._/".utf8.contains(byte)
         }
     let words: Set<String> = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]

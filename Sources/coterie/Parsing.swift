@@ -4,7 +4,9 @@ import Glibc
 import Model
 
 @Sendable func parseDuration(_ text: String) throws -> TimeSpan {
-    guard let span = TimeSpan(text: text) else { throw ValidationError("'\(text)' is not a duration such as 250ms, 3s or 5m") }
+    guard let span = TimeSpan(text: text) else {
+        throw ValidationError("'\(text)' is not a duration such as 250ms, 3s or 5m")
+    }
     return span
 }
 
@@ -23,7 +25,9 @@ func resolveAddress(_ text: String, for what: String) throws(CoterieError) -> So
     if text.hasPrefix("unix:") { throw wrong("\(text) has no path, or one longer than 107 bytes") }
     guard let colon = text.lastIndex(of: ":") else { throw wrong("\(text) is not an address") }
     let host = String(text[..<colon])
-    guard let port = UInt16(text[text.index(after: colon)...]), !host.isEmpty, !host.contains(where: { ":[]/ ".contains($0) }) else {
+    guard let port = UInt16(text[text.index(after: colon)...]), !host.isEmpty,
+        !host.contains(where: { ":[]/ ".contains($0) })
+    else {
         throw wrong("\(text) is not an address")
     }
     var hints = addrinfo()
@@ -31,7 +35,9 @@ func resolveAddress(_ text: String, for what: String) throws(CoterieError) -> So
     hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
     var found: UnsafeMutablePointer<addrinfo>?
     let status = getaddrinfo(host, nil, &hints, &found)
-    guard status == 0 else { throw wrong("the name \(host) can not be resolved: \(String(cString: gai_strerror(status)))") }
+    guard status == 0 else {
+        throw wrong("the name \(host) can not be resolved: \(String(cString: gai_strerror(status)))")
+    }
     defer { freeaddrinfo(found) }
     var first: SocketAddress?
     var next = found
@@ -67,7 +73,8 @@ func percentEncoded(_ text: String) -> String {
     var out: [UInt8] = []
     for byte in text.utf8 {
         switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"),
             UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"):
             out.append(byte)
         default: out += [UInt8(ascii: "%"), digits[Int(byte >> 4)], digits[Int(byte & 15)]]

@@ -33,10 +33,14 @@ enum PortProbe {
         return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &length) == 0 && failure == 0
     }
 
-    private static func withSystemAddress<Result>(_ address: SocketAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
+    private static func withSystemAddress<Result>(
+        _ address: SocketAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result
+    ) -> Result {
         func use<Address>(_ value: Address) -> Result {
             withUnsafePointer(to: value) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<Address>.size)) }
+                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    body($0, socklen_t(MemoryLayout<Address>.size))
+                }
             }
         }
         switch address.host {
@@ -67,7 +71,9 @@ enum PortProbe {
         let descriptor = socket(AF_INET, stream | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw CoterieError(.failed, "cannot make a socket: \(errnoMessage())") }
         defer { close(descriptor) }
-        guard bindLoopback(descriptor, 0) else { throw CoterieError(.failed, "there is no free port for \(address): \(errnoMessage())") }
+        guard bindLoopback(descriptor, 0) else {
+            throw CoterieError(.failed, "there is no free port for \(address): \(errnoMessage())")
+        }
         var bound = sockaddr_in()
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let status = withUnsafeMutablePointer(to: &bound) { pointer in
@@ -83,7 +89,9 @@ enum PortProbe {
         address.sin_port = port.bigEndian
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
         let status = withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
         }
         return status == 0
     }

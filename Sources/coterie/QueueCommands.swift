@@ -16,13 +16,17 @@ struct QueueGroup: ParsableCommand {
             coterie queue delete 1 --lease 1
             """,
         subcommands: [
-            QueuePut.self, QueueReserve.self, QueueDelete.self, QueueRelease.self, QueueBury.self, QueueTouch.self, QueueKick.self,
-            QueuePeek.self, QueuePause.self, QueuePurge.self, QueueStats.self, QueueList.self, QueueSet.self, QueueImport.self,
+            QueuePut.self, QueueReserve.self, QueueDelete.self, QueueRelease.self, QueueBury.self, QueueTouch.self,
+            QueueKick.self,
+            QueuePeek.self, QueuePause.self, QueuePurge.self, QueueStats.self, QueueList.self, QueueSet.self,
+            QueueImport.self,
         ])
 }
 
 /// One command to the queues; a refusal is thrown.
-func askQueue(_ command: QueueCommand, wait: TimeSpan? = nil, _ client: ClusterClient) async throws(CoterieError) -> QueueResult {
+func askQueue(_ command: QueueCommand, wait: TimeSpan? = nil, _ client: ClusterClient) async throws(CoterieError)
+    -> QueueResult
+{
     guard case .queue(let result) = try await client.command(.queue(command), wait: wait) else {
         throw CoterieError(.failed, "an answer of the wrong kind")
     }
@@ -32,13 +36,17 @@ func askQueue(_ command: QueueCommand, wait: TimeSpan? = nil, _ client: ClusterC
 
 func checkTube(_ name: String) throws(CoterieError) {
     guard QueueLimits.isValidTube(name) else {
-        throw CoterieError(.badInput, "\(name) is no tube's name", hint: "1 to 200 of A-Z a-z 0-9 - + / ; . $ _ ( ), not beginning with -")
+        throw CoterieError(
+            .badInput, "\(name) is no tube's name",
+            hint: "1 to 200 of A-Z a-z 0-9 - + / ; . $ _ ( ), not beginning with -")
     }
 }
 
 func milliseconds(_ span: TimeSpan, _ flag: String) throws(CoterieError) -> UInt64 {
     let value = UInt64(clamping: span.milliseconds)
-    guard value <= QueueLimits.milliseconds else { throw CoterieError(.badInput, "\(flag) \(span) is too long", hint: "at most 2^32 - 1 seconds") }
+    guard value <= QueueLimits.milliseconds else {
+        throw CoterieError(.badInput, "\(flag) \(span) is too long", hint: "at most 2^32 - 1 seconds")
+    }
     return value
 }
 
@@ -46,11 +54,16 @@ func milliseconds(_ span: TimeSpan, _ flag: String) throws(CoterieError) -> UInt
 private func finish(_ result: QueueResult, id: UInt64, done: String) throws(CoterieError) {
     switch result {
     case .done: Invocation.show(["id": JSONValue(id), "state": .string(done)]) { _ in "\(done) \(id)\n" }
-    case .buried: Invocation.show(["id": JSONValue(id), "state": "buried"]) { _ in "buried \(id): it was tried as often as its tube allows\n" }
-    case .notFound: throw CoterieError(.notFound, "job \(id) does not exist, or is in no state in which this can be done")
+    case .buried:
+        Invocation.show(["id": JSONValue(id), "state": "buried"]) { _ in
+            "buried \(id): it was tried as often as its tube allows\n"
+        }
+    case .notFound:
+        throw CoterieError(.notFound, "job \(id) does not exist, or is in no state in which this can be done")
     case .leaseExpired:
         throw CoterieError(
-            .conflict, "job \(id) is not reserved under this lease", hint: "the lease has ended, or the token is that of another reservation")
+            .conflict, "job \(id) is not reserved under this lease",
+            hint: "the lease has ended, or the token is that of another reservation")
     case .inserted, .reserved, .kicked, .purged, .refused: throw CoterieError(.failed, "an answer of the wrong kind")
     }
 }
@@ -71,7 +84,10 @@ struct QueueReserve: ParsableCommand {
         for tube in tubes { try checkTube(tube) }
         let (tubes, wait) = (tubes, wait)
         try Invocation.withClient { client in
-            guard case .reserved(let jobs) = try await askQueue(.reserve(tubes: tubes, holder: 0, count: 1), wait: wait, client) else {
+            guard
+                case .reserved(let jobs) = try await askQueue(
+                    .reserve(tubes: tubes, holder: 0, count: 1), wait: wait, client)
+            else {
                 throw CoterieError(.failed, "an answer of the wrong kind")
             }
             guard let job = jobs.first else {
@@ -88,7 +104,9 @@ struct QueueReserve: ParsableCommand {
                 .init("ttrMilliseconds", JSONValue(job.ttrMilliseconds)),
             ]
             guard !Invocation.options.json else { return Invocation.print(.object(document)) }
-            writeError("job \(job.id) of \(job.tube), lease \(job.lease), for \(TimeSpan.milliseconds(Int64(clamping: job.ttrMilliseconds)))")
+            writeError(
+                "job \(job.id) of \(job.tube), lease \(job.lease), for \(TimeSpan.milliseconds(Int64(clamping: job.ttrMilliseconds)))"
+            )
             writeOut(job.body)
             if isTerminal(1) && job.body.last != 10 { writeOut("\n") }
         }
@@ -117,7 +135,8 @@ struct QueueDelete: ParsableCommand {
 
 struct QueueRelease: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "release", abstract: "Give a reserved job back.", discussion: "coterie queue release 12 --lease 34 --delay 10s")
+        commandName: "release", abstract: "Give a reserved job back.",
+        discussion: "coterie queue release 12 --lease 34 --delay 10s")
     @Argument(help: "The job's id.") var id: UInt64
     @Option(help: "The token of its reservation.") var lease: UInt64
     @Option(help: "Smaller is sooner (default: as it was).") var priority: UInt32?
@@ -135,14 +154,17 @@ struct QueueRelease: ParsableCommand {
 }
 
 /// The priority given, else the one that the job has.
-private func currentPriority(_ id: UInt64, _ given: UInt32?, _ client: ClusterClient) async throws(CoterieError) -> UInt32 {
+private func currentPriority(_ id: UInt64, _ given: UInt32?, _ client: ClusterClient) async throws(CoterieError)
+    -> UInt32
+{
     if let given { return given }
     return UInt32(clamping: try await client.query("jobs/\(id)").int("priority"))
 }
 
 struct QueueBury: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bury", abstract: "Put a reserved job aside until it is kicked.", discussion: "coterie queue bury 12 --lease 34")
+        commandName: "bury", abstract: "Put a reserved job aside until it is kicked.",
+        discussion: "coterie queue bury 12 --lease 34")
     @Argument(help: "The job's id.") var id: UInt64
     @Option(help: "The token of its reservation.") var lease: UInt64
     @Option(help: "Smaller is sooner (default: as it was).") var priority: UInt32?
@@ -158,7 +180,8 @@ struct QueueBury: ParsableCommand {
 
 struct QueueTouch: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "touch", abstract: "Let a job's time to run begin again.", discussion: "coterie queue touch 12 --lease 34")
+        commandName: "touch", abstract: "Let a job's time to run begin again.",
+        discussion: "coterie queue touch 12 --lease 34")
     @Argument(help: "The job's id.") var id: UInt64
     @Option(help: "The token of its reservation.") var lease: UInt64
 
@@ -172,13 +195,16 @@ struct QueueTouch: ParsableCommand {
 
 struct QueueKick: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "kick", abstract: "Make buried jobs ready again; if there are none, delayed ones.", discussion: "coterie queue kick jobs 10")
+        commandName: "kick", abstract: "Make buried jobs ready again; if there are none, delayed ones.",
+        discussion: "coterie queue kick jobs 10")
     @Argument(help: "The tube.") var tube: String
     @Argument(help: "At most so many.") var count: Int = 1
 
     func run() throws {
         try checkTube(tube)
-        guard count > 0, count <= Int(UInt32.max) else { throw CoterieError(.badInput, "kick \(count): a positive number is needed") }
+        guard count > 0, count <= Int(UInt32.max) else {
+            throw CoterieError(.badInput, "kick \(count): a positive number is needed")
+        }
         let (tube, count) = (tube, count)
         try Invocation.withClient { client in
             switch try await askQueue(.kick(tube: tube, count: count), client) {
@@ -193,7 +219,10 @@ struct QueueKick: ParsableCommand {
 struct QueuePeek: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "peek", abstract: "Look at a job without taking it.",
-        discussion: "A number is a job's id; anything else a tube, whose next job is shown.\n\ncoterie queue peek 12\ncoterie queue peek jobs --state buried")
+        discussion:
+            "A number is a job's id; anything else a tube, whose next job is shown.\n\n"
+            + "coterie queue peek 12\ncoterie queue peek jobs --state buried"
+    )
     @Argument(help: "A job's id or a tube.") var target: String = "default"
     @Option(help: "Of a tube: ready, delayed or buried (default: the first of these that has one).") var state: String?
 
@@ -210,7 +239,8 @@ struct QueuePeek: ParsableCommand {
                 }
             let job = try await client.query(path)
             guard !Invocation.options.json else { return Invocation.print(job) }
-            writeError("job \(job.cell("id")) of \(job.cell("tube")), \(job.cell("state")), priority \(job.cell("priority"))")
+            writeError(
+                "job \(job.cell("id")) of \(job.cell("tube")), \(job.cell("state")), priority \(job.cell("priority"))")
             if let text = job["body"]?.stringValue {
                 writeOut(text + (isTerminal(1) && !text.hasSuffix("\n") ? "\n" : ""))
             } else if let body = job["bodyBase64"]?.stringValue.flatMap({ Base64.decode($0) }) {
@@ -222,7 +252,8 @@ struct QueuePeek: ParsableCommand {
 
 struct QueuePause: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "pause", abstract: "Let nothing be reserved from a tube for a while; 0 ends a pause.", discussion: "coterie queue pause jobs 5m")
+        commandName: "pause", abstract: "Let nothing be reserved from a tube for a while; 0 ends a pause.",
+        discussion: "coterie queue pause jobs 5m")
     @Argument(help: "The tube.") var tube: String
     @Argument(help: "How long.", transform: parseDuration) var span: TimeSpan
 
@@ -243,7 +274,8 @@ struct QueuePause: ParsableCommand {
 
 struct QueuePurge: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "purge", abstract: "Delete every job of a tube that is not reserved.", discussion: "coterie queue purge jobs")
+        commandName: "purge", abstract: "Delete every job of a tube that is not reserved.",
+        discussion: "coterie queue purge jobs")
     @Argument(help: "The tube.") var tube: String
 
     func run() throws {
@@ -298,7 +330,10 @@ struct QueueList: ParsableCommand {
 struct QueueSet: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change settings of a tube; an empty value restores the default.",
-        discussion: "Settings: \(TubeSettings.names.joined(separator: ", ")).\n\ncoterie queue set jobs max-attempts=5 backoff=2s\ncoterie queue set jobs max-attempts=")
+        discussion:
+            "Settings: \(TubeSettings.names.joined(separator: ", ")).\n\n"
+            + "coterie queue set jobs max-attempts=5 backoff=2s\ncoterie queue set jobs max-attempts="
+    )
     @Argument(help: "The tube.") var tube: String
     @Argument(help: "NAME=VALUE, one or more.") var settings: [String]
 

@@ -21,7 +21,8 @@ struct QueueImport: ParsableCommand {
     func run() throws {
         let address = try resolveAddress(source, for: "import")
         try Invocation.withClientAndLoop { client, loop in
-            var connected: Result<ByteStream, CoterieError> = .failure(CoterieError(.failed, "cannot connect to \(address)"))
+            var connected: Result<ByteStream, CoterieError> = .failure(
+                CoterieError(.failed, "cannot connect to \(address)"))
             await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
                 ByteStream.connect(loop: loop, to: address, timeout: Invocation.options.timeout) { result in
                     connected = result.mapError { CoterieError(.failed, "cannot connect to \(address): \($0)") }
@@ -40,10 +41,15 @@ struct QueueImport: ParsableCommand {
                         // Held there while it is put here, so that no worker takes it meanwhile.
                         guard try await source.reserve(job.id) else { continue }
                         var new = NewJob(
-                            tube: tube, priority: UInt32(figures["pri"] ?? "") ?? 1_024, ttrMilliseconds: (UInt64(figures["ttr"] ?? "") ?? 60) * 1_000,
+                            tube: tube, priority: UInt32(figures["pri"] ?? "") ?? 1_024,
+                            ttrMilliseconds: (UInt64(figures["ttr"] ?? "") ?? 60) * 1_000,
                             body: job.body)
-                        if state == "delayed" { new.delayMilliseconds = (UInt64(figures["time-left"] ?? "") ?? 0) * 1_000 }
-                        guard case .inserted(let inserted) = try await askQueue(.put([new]), client), let id = inserted.first?.id else {
+                        if state == "delayed" {
+                            new.delayMilliseconds = (UInt64(figures["time-left"] ?? "") ?? 0) * 1_000
+                        }
+                        guard case .inserted(let inserted) = try await askQueue(.put([new]), client),
+                            let id = inserted.first?.id
+                        else {
                             throw CoterieError(.failed, "an answer of the wrong kind")
                         }
                         if state == "buried" { try await bury(id, new.priority, client) }
@@ -59,7 +65,8 @@ struct QueueImport: ParsableCommand {
 }
 
 private func bury(_ id: UInt64, _ priority: UInt32, _ client: ClusterClient) async throws {
-    guard case .reserved(let jobs) = try await askQueue(.reserveJob(id: id, holder: 0), client), let job = jobs.first else { return }
+    guard case .reserved(let jobs) = try await askQueue(.reserveJob(id: id, holder: 0), client), let job = jobs.first
+    else { return }
     _ = try await askQueue(.bury(id: id, lease: job.lease, priority: priority), client)
 }
 
@@ -109,7 +116,9 @@ private final class BeanstalkSource {
     }
 
     private func body(_ count: Int) async throws -> [UInt8] {
-        guard (0...QueueLimits.bodyBytes).contains(count) else { throw CoterieError(.tooLarge, "a job has \(count) bytes") }
+        guard (0...QueueLimits.bodyBytes).contains(count) else {
+            throw CoterieError(.tooLarge, "a job has \(count) bytes")
+        }
         while buffer.count < count + 2 { try await more() }
         let body = Array(buffer[..<count])
         buffer.removeSubrange(..<(count + 2))
@@ -124,14 +133,18 @@ private final class BeanstalkSource {
 
     func peek(_ state: String) async throws -> (id: UInt64, body: [UInt8])? {
         let words = try await ask("peek-\(state)")
-        guard words.count == 3, words[0] == "FOUND", let id = UInt64(words[1]), let count = Int(words[2]) else { return nil }
+        guard words.count == 3, words[0] == "FOUND", let id = UInt64(words[1]), let count = Int(words[2]) else {
+            return nil
+        }
         return (id, try await body(count))
     }
 
     func reserve(_ id: UInt64) async throws -> Bool {
         let words = try await ask("reserve-job \(id)")
         guard words.count == 3, words[0] == "RESERVED", let count = Int(words[2]) else {
-            if words.first == "UNKNOWN_COMMAND" { throw CoterieError(.failed, "that beanstalkd is older than 1.12 and can not be imported from") }
+            if words.first == "UNKNOWN_COMMAND" {
+                throw CoterieError(.failed, "that beanstalkd is older than 1.12 and can not be imported from")
+            }
             return false
         }
         _ = try await body(count)

@@ -23,7 +23,8 @@ struct QueuePut: ParsableCommand {
     @Argument(help: "The input; - is standard input.") var file: String = "-"
     @Option(help: "Smaller is sooner; below 1024 is urgent.") var priority: UInt32 = 1_024
     @Option(help: "How long until it is ready.", transform: parseDuration) var delay: TimeSpan = .zero
-    @Option(help: "Time to run: how long a reservation lasts.", transform: parsePositiveDuration) var ttr: TimeSpan = .seconds(60)
+    @Option(help: "Time to run: how long a reservation lasts.", transform: parsePositiveDuration) var ttr: TimeSpan =
+        .seconds(60)
     @Option(help: "While a job with this key exists in the tube, it is not put again.") var key: String?
     @Flag(help: "Each line is a job.") var lines = false
 
@@ -65,7 +66,9 @@ private func put(_ jobs: [NewJob], _ client: ClusterClient) async throws(Coterie
     return inserted.map(\.id)
 }
 
-private func putLines(_ input: InputFile, _ template: NewJob, _ client: ClusterClient, _ loop: EventLoop, _ printer: IDPrinter)
+private func putLines(
+    _ input: InputFile, _ template: NewJob, _ client: ClusterClient, _ loop: EventLoop, _ printer: IDPrinter
+)
     async throws
 {
     // A batch is what one read brought, so that lines of a slow producer do not wait for others.
@@ -140,7 +143,9 @@ private final class IDPrinter {
     func failed(_ error: CoterieError) -> any Error {
         var error = error
         if let first, let last {
-            error.message += "; before that \(count) job\(count == 1 ? " was" : "s were") put: \(first)" + (count > 1 ? " to \(last)" : "")
+            error.message +=
+                "; before that \(count) job\(count == 1 ? " was" : "s were") put: \(first)"
+                + (count > 1 ? " to \(last)" : "")
         } else {
             error.message += "; nothing was put before"
         }

@@ -24,7 +24,9 @@ struct RunCommand: ParsableCommand {
         let objects = try ManifestFiles.parse([pod])
         let pods = objects.compactMap { object -> PodSpec? in if case .pod(let spec) = object { spec } else { nil } }
         guard pods.count == 1, let spec = pods.first else {
-            throw CoterieError(.badInput, "\(pod) holds \(pods.count) pods; run takes one", hint: "patterns are for a cluster: coterie apply")
+            throw CoterieError(
+                .badInput, "\(pod) holds \(pods.count) pods; run takes one",
+                hint: "patterns are for a cluster: coterie apply")
         }
         var mode = SandboxMode.auto
         if let sandbox {
@@ -67,8 +69,10 @@ private final class LocalPod {
         runtime = try PodRuntime(
             loop: loop,
             options: PodRuntimeOptions(
-                podsDirectory: directory + "/pods", imageDirectory: DefaultPaths.dataDirectory + "/images", initPath: programs.initProcess,
-                supplied: programs.coterie, sandbox: sandbox, nodeName: hostName(), maskedPaths: [DefaultPaths.dataDirectory]))
+                podsDirectory: directory + "/pods", imageDirectory: DefaultPaths.dataDirectory + "/images",
+                initPath: programs.initProcess,
+                supplied: programs.coterie, sandbox: sandbox, nodeName: hostName(),
+                maskedPaths: [DefaultPaths.dataDirectory]))
     }
 
     func untilEnd() async throws -> Int32 {
@@ -98,7 +102,9 @@ private final class LocalPod {
         guard let status else { throw CoterieError(.failed, "the pod has no status") }
         let main = status.containers.first { $0.name == spec.containers.first?.name && !$0.isInit }
         if case .terminated(let code, _)? = main?.state { return code }
-        let failed = status.containers.first { if case .terminated(let code, _) = $0.state { code != 0 } else { false } }
+        let failed = status.containers.first {
+            if case .terminated(let code, _) = $0.state { code != 0 } else { false }
+        }
         if case .terminated(let code, _)? = failed?.state { return code }
         let why = [status.reason, status.message].filter { !$0.isEmpty }.joined(separator: ": ")
         if signals > 0 { throw CoterieError(.interrupted, "interrupted before the pod ran") }

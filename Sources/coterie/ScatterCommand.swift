@@ -13,7 +13,8 @@ import Wire
 
 struct ScatterCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "scatter", abstract: "Cut input into shards, run a command on each across the cluster, merge the results.",
+        commandName: "scatter",
+        abstract: "Cut input into shards, run a command on each across the cluster, merge the results.",
         discussion: """
             Exactly one sharder: --lines, --shards, --bytes, --index or --args. Leaf and merge are lines for /bin/sh -c: a shard on \
             standard input, its result on standard output. A leaf's exit code 0 is done, 75 is tried again elsewhere, 64-74, 76-78, 126 \
@@ -36,7 +37,8 @@ struct ScatterCommand: ParsableCommand {
     @Option(help: "What the pods see as their root file system.") var image: String = "localhost/host"
     @Option(help: "Leaf pods.") var parallel: Int = ScatterGatherSpec.defaultParallel
     @Option(help: "Longest time of one attempt.", transform: parsePositiveDuration) var shardTimeout: TimeSpan?
-    @Option(help: "Longest time of the whole; the result is partial then.", transform: parsePositiveDuration) var deadline: TimeSpan?
+    @Option(help: "Longest time of the whole; the result is partial then.", transform: parsePositiveDuration)
+    var deadline: TimeSpan?
     @Option(help: "Attempts after the first.") var retries: Int = ScatterGatherSpec.defaultRetries
     @Option(help: "When a slow shard is started a second time: auto, off or a duration.") var hedge: String = "auto"
     @Option(help: "The share of shards that must succeed, 0 to 1.") var minSuccess: Double = 1
@@ -74,7 +76,9 @@ struct ScatterCommand: ParsableCommand {
     static func newID() -> String { String(hexadecimal(.random(in: 0 ... .max)).prefix(10)) }
 
     private func spec(id: String) throws -> ScatterGatherSpec {
-        func wrong(_ what: String, hint: String? = nil) -> CoterieError { CoterieError(.badInput, "scatter: \(what)", hint: hint) }
+        func wrong(_ what: String, hint: String? = nil) -> CoterieError {
+            CoterieError(.badInput, "scatter: \(what)", hint: hint)
+        }
         var sharders: [ScatterGatherSpec.Sharder] = []
         func count(_ value: Int?, _ flag: String, most: Int) throws(CoterieError) -> Int? {
             guard let value else { return nil }
@@ -82,32 +86,49 @@ struct ScatterCommand: ParsableCommand {
             return value
         }
         if let lines = try count(lines, "--lines", most: .max) { sharders.append(.lines(lines)) }
-        if let shards = try count(shards, "--shards", most: ScatterGatherSpec.shardLimit) { sharders.append(.shards(shards)) }
+        if let shards = try count(shards, "--shards", most: ScatterGatherSpec.shardLimit) {
+            sharders.append(.shards(shards))
+        }
         if let bytes {
-            guard let size = ByteSize.parse(bytes), size > 0 else { throw wrong("--bytes \(bytes): not a size such as 64KiB or 1MiB") }
+            guard let size = ByteSize.parse(bytes), size > 0 else {
+                throw wrong("--bytes \(bytes): not a size such as 64KiB or 1MiB")
+            }
             sharders.append(.bytes(size))
         }
-        if let index = try count(index, "--index", most: ScatterGatherSpec.shardLimit) { sharders.append(.index(index)) }
+        if let index = try count(index, "--index", most: ScatterGatherSpec.shardLimit) {
+            sharders.append(.index(index))
+        }
         if args { sharders.append(.arguments) }
         guard sharders.count == 1, let sharder = sharders.first else {
-            throw wrong(sharders.isEmpty ? "a sharder is needed" : "only one sharder may be given", hint: "--lines, --shards, --bytes, --index or --args")
+            throw wrong(
+                sharders.isEmpty ? "a sharder is needed" : "only one sharder may be given",
+                hint: "--lines, --shards, --bytes, --index or --args")
         }
-        guard let hedge = ScatterGatherSpec.Hedge(text: hedge) else { throw wrong("--hedge \(hedge): auto, off or a duration") }
+        guard let hedge = ScatterGatherSpec.Hedge(text: hedge) else {
+            throw wrong("--hedge \(hedge): auto, off or a duration")
+        }
         guard minSuccess >= 0, minSuccess <= 1 else { throw wrong("--min-success \(minSuccess): a share from 0 to 1") }
-        guard (0...ScatterGatherSpec.retryLimit).contains(retries) else { throw wrong("--retries \(retries): from 0 to \(ScatterGatherSpec.retryLimit)") }
+        guard (0...ScatterGatherSpec.retryLimit).contains(retries) else {
+            throw wrong("--retries \(retries): from 0 to \(ScatterGatherSpec.retryLimit)")
+        }
         guard (1...ScatterGatherSpec.parallelLimit).contains(parallel) else {
             throw wrong("--parallel \(parallel): from 1 to \(ScatterGatherSpec.parallelLimit)")
         }
         if unordered && merge != nil { throw wrong("--unordered does not go with --merge") }
         if mergeFiles && merge == nil { throw wrong("--merge-files needs --merge") }
         if streamLeaf { throw wrong("--stream-leaf is not built yet", hint: "leave it out") }
-        for (flag, text) in [("--leaf", leaf), ("--merge", merge ?? "true")] where text.isEmpty || text.utf8.contains(0) {
+        for (flag, text) in [("--leaf", leaf), ("--merge", merge ?? "true")] where text.isEmpty || text.utf8.contains(0)
+        {
             throw wrong("\(flag): a command is needed")
         }
-        for path in file where access(path, R_OK) != 0 { throw wrong("cannot read the file \(path): \(errnoMessage())") }
+        for path in file where access(path, R_OK) != 0 {
+            throw wrong("cannot read the file \(path): \(errnoMessage())")
+        }
         return ScatterGatherSpec(
-            name: id, leaf: leaf, merge: merge, mergeFiles: mergeFiles, sharder: sharder, parallel: parallel, shardTimeout: shardTimeout,
-            deadline: deadline, retries: retries, hedge: hedge, minSuccess: minSuccess, unordered: unordered, streamLeaf: streamLeaf,
+            name: id, leaf: leaf, merge: merge, mergeFiles: mergeFiles, sharder: sharder, parallel: parallel,
+            shardTimeout: shardTimeout,
+            deadline: deadline, retries: retries, hedge: hedge, minSuccess: minSuccess, unordered: unordered,
+            streamLeaf: streamLeaf,
             image: image, nodeSelector: try parsePairs(on, for: "--on"))
     }
 }
@@ -122,7 +143,9 @@ enum GatherRun {
             let progress = ProgressLine()
             run.onProgress = { progress.show($0) }
             var watchers: [SignalWatcher] = []
-            for number in [SIGINT, SIGTERM] { watchers.append(try SignalWatcher(loop: loop, signal: number) { run.cancel() }) }
+            for number in [SIGINT, SIGTERM] {
+                watchers.append(try SignalWatcher(loop: loop, signal: number) { run.cancel() })
+            }
             defer { for watcher in watchers { watcher.close() } }
             try run.start()
             var code: Int32 = 0

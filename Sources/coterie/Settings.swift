@@ -37,7 +37,9 @@ struct Settings {
     /// A flag that can be repeated; the variable holds its values separated by commas.
     func texts(_ key: String, flags: [String], variable: String?) -> (values: [String], origin: String) {
         if !flags.isEmpty { return (flags, "--\(key)") }
-        if let variable, let value = environment(variable) { return (value.split(separator: ",").map(String.init), variable) }
+        if let variable, let value = environment(variable) {
+            return (value.split(separator: ",").map(String.init), variable)
+        }
         guard case .strings(let list)? = file[key] else { return ([], "--\(key)") }
         return (list, "\(path ?? ""): \(key)")
     }

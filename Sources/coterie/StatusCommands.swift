@@ -45,7 +45,8 @@ struct StatusCommand: ParsableCommand {
 
 struct MembersCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "members", abstract: "List the members that gossip knows.", discussion: "coterie members\ncoterie members --json")
+        commandName: "members", abstract: "List the members that gossip knows.",
+        discussion: "coterie members\ncoterie members --json")
 
     func run() throws {
         try Invocation.withClient { client in
@@ -68,7 +69,8 @@ struct MembersCommand: ParsableCommand {
 
 struct LeaderCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "leader", abstract: "Show the leader; exit 3 if there is none.", discussion: "coterie leader --json")
+        commandName: "leader", abstract: "Show the leader; exit 3 if there is none.",
+        discussion: "coterie leader --json")
 
     func run() throws {
         try Invocation.withClient { client in
@@ -97,23 +99,33 @@ struct RttCommand: ParsableCommand {
                 // A node knows its own round trips only: one of the two is asked.
                 answer = try await RttCommand.ask(a, client, loop, path)
             }
-            Invocation.show(answer) { "\($0.cell("a")) - \($0.cell("b"))  \($0["rttMilliseconds"]?.doubleValue.map { "\($0)ms" } ?? "not measured yet")\n" }
+            Invocation.show(answer) {
+                "\($0.cell("a")) - \($0.cell("b"))  \($0["rttMilliseconds"]?.doubleValue.map { "\($0)ms" } ?? "not measured yet")\n"
+            }
         }
     }
 
-    private static func ask(_ name: String, _ client: ClusterClient, _ loop: EventLoop, _ path: String) async throws -> JSONValue {
+    private static func ask(_ name: String, _ client: ClusterClient, _ loop: EventLoop, _ path: String) async throws
+        -> JSONValue
+    {
         let members = try await client.query("members")
         let member = members.list("members").first { $0["name"]?.stringValue == name || $0["id"]?.stringValue == name }
         // A neighbour of `up` is reached by its socket; others need the key.
-        var endpoints = Invocation.endpoints().addresses.filter { if case .unix(let path) = $0.host { path.contains("/\(name)/") } else { false } }
-        if let address = member?["address"]?.stringValue.flatMap({ SocketAddress(text: $0) }), Invocation.options.keyFile != nil {
+        var endpoints = Invocation.endpoints().addresses.filter {
+            if case .unix(let path) = $0.host { path.contains("/\(name)/") } else { false }
+        }
+        if let address = member?["address"]?.stringValue.flatMap({ SocketAddress(text: $0) }),
+            Invocation.options.keyFile != nil
+        {
             endpoints.append(address)
         }
         guard !endpoints.isEmpty else {
-            throw CoterieError(.badInput, "only \(name) knows its round trips", hint: "ask it: --address its own address, and --key")
+            throw CoterieError(
+                .badInput, "only \(name) knows its round trips", hint: "ask it: --address its own address, and --key")
         }
         let other = ClusterClient(
-            loop: loop, endpoints: endpoints, key: try Invocation.clientKey(), origin: name, timeout: Invocation.options.timeout)
+            loop: loop, endpoints: endpoints, key: try Invocation.clientKey(), origin: name,
+            timeout: Invocation.options.timeout)
         defer { other.close() }
         return try await other.query(path)
     }
@@ -145,10 +157,13 @@ struct TopCommand: ParsableCommand {
                 let queues = try await client.query("queues")
                 if Invocation.options.json {
                     Invocation.showItem(
-                        ["status": status, "members": members["members"] ?? .null, "tubes": queues["tubes"] ?? .null], human: { _ in "" })
+                        ["status": status, "members": members["members"] ?? .null, "tubes": queues["tubes"] ?? .null],
+                        human: { _ in "" })
                 } else {
                     if isTerminal(1) { writeOut("\u{1B}[H\u{1B}[2J") }
-                    writeOut(StatusCommand.text(status) + "\n" + MembersCommand.text(members) + "\n" + QueueList.text(queues))
+                    writeOut(
+                        StatusCommand.text(status) + "\n" + MembersCommand.text(members) + "\n" + QueueList.text(queues)
+                    )
                 }
                 if !isTerminal(1) { return }
                 await loop.sleep(.seconds(1))
@@ -180,7 +195,9 @@ struct EventsCommand: ParsableCommand {
                     // The client follows the cluster. Indexes belong to the node that numbered them: another's count anew.
                     let status = try await client.query("status")
                     if status["node"]?["name"]?.stringValue != place.node {
-                        writeError("coterie: \(place.node ?? "the node") is gone; these are the events of \(status["node"]?.string("name") ?? "")")
+                        writeError(
+                            "coterie: \(place.node ?? "the node") is gone; these are the events of \(status["node"]?.string("name") ?? "")"
+                        )
                         place.index = 0
                     }
                     await loop.sleep(.milliseconds(100))

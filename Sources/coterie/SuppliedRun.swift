@@ -88,7 +88,11 @@ final class ClusterServices: LeaseService, QueueService {
         client.command(.lease(command), wait: wait) { result in
             done(
                 result.flatMap { result in
-                    if case .lease(let answer) = result { .success(answer) } else { .failure(ClusterServices.wrongKind) }
+                    if case .lease(let answer) = result {
+                        .success(answer)
+                    } else {
+                        .failure(ClusterServices.wrongKind)
+                    }
                 })
         }
     }
@@ -97,7 +101,11 @@ final class ClusterServices: LeaseService, QueueService {
         client.command(.queue(command), wait: wait) { result in
             done(
                 result.flatMap { result in
-                    if case .queue(let answer) = result { .success(answer) } else { .failure(ClusterServices.wrongKind) }
+                    if case .queue(let answer) = result {
+                        .success(answer)
+                    } else {
+                        .failure(ClusterServices.wrongKind)
+                    }
                 })
         }
     }

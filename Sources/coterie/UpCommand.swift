@@ -22,13 +22,17 @@ struct UpCommand: ParsableCommand {
             """)
 
     @Option(help: "How many nodes (default 3).") var nodes: Int?
-    @Option(help: "Where the nodes keep their data (default: a directory in /tmp that goes with the cluster).") var data: String?
-    @Option(help: "A YAML file with the keys nodes, data, cluster, sandbox, tag, http, queue, log-level.") var config: String?
+    @Option(help: "Where the nodes keep their data (default: a directory in /tmp that goes with the cluster).")
+    var data: String?
+    @Option(help: "A YAML file with the keys nodes, data, cluster, sandbox, tag, http, queue, log-level.") var config:
+        String?
     @Flag(help: "Return once the cluster is ready.") var detach = false
 
     static let keys: [String: ValueKind] = [
-        "nodes": .integer, "data": .string, "cluster": .string, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)), "tag": .strings,
-        "http": .choice(["on", "off"]), "queue": .choice(["on", "off"]), "log-level": .choice(["debug", "info", "warning", "error"]),
+        "nodes": .integer, "data": .string, "cluster": .string,
+        "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)), "tag": .strings,
+        "http": .choice(["on", "off"]), "queue": .choice(["on", "off"]),
+        "log-level": .choice(["debug", "info", "warning", "error"]),
     ]
 
     func run() throws {
@@ -41,7 +45,8 @@ struct UpCommand: ParsableCommand {
         let directory = try given.map(absolutePath) ?? makeTemporaryDirectory()
         do {
             let cluster = settings.text("cluster", flag: nil, variable: nil)?.value
-            var plan = try UpPlan.make(directory: directory, wanted: wanted, cluster: cluster, isTemporary: given == nil, detach: detach)
+            var plan = try UpPlan.make(
+                directory: directory, wanted: wanted, cluster: cluster, isTemporary: given == nil, detach: detach)
             for key in ["sandbox", "log-level"] {
                 if let (value, _) = settings.text(key, flag: nil, variable: nil) { plan.extra += ["--\(key)", value] }
             }
@@ -73,7 +78,9 @@ struct UpPlan: Sendable {
 
     var keyFile: String { directory + "/cluster.key" }
 
-    static func make(directory: String, wanted: Int?, cluster: String?, isTemporary: Bool, detach: Bool) throws(CoterieError) -> UpPlan {
+    static func make(directory: String, wanted: Int?, cluster: String?, isTemporary: Bool, detach: Bool)
+        throws(CoterieError) -> UpPlan
+    {
         try makeDirectory(directory, mode: 0o700)
         for node in NodeProcess.directories(of: directory) {
             guard let pid = NodeProcess.running(in: node) else { continue }
@@ -86,17 +93,23 @@ struct UpPlan: Sendable {
         let count = wanted ?? first?.nodes ?? 3
         if let first, count < first.nodes {
             throw CoterieError(
-                .conflict, "\(directory) holds a cluster of \(first.nodes) nodes", hint: "use --nodes \(first.nodes), or another --data")
+                .conflict, "\(directory) holds a cluster of \(first.nodes) nodes",
+                hint: "use --nodes \(first.nodes), or another --data")
         }
         if let first, let cluster, cluster != first.cluster {
-            throw CoterieError(.conflict, "\(directory) holds the cluster \(first.cluster), not \(cluster)", hint: "use another --data")
+            throw CoterieError(
+                .conflict, "\(directory) holds the cluster \(first.cluster), not \(cluster)", hint: "use another --data"
+            )
         }
         let founders = first?.founders ?? count
         let plan = UpPlan(
-            directory: directory, cluster: first?.cluster ?? cluster ?? "coterie", nodes: try LocalNode.plan(count, in: directory),
+            directory: directory, cluster: first?.cluster ?? cluster ?? "coterie",
+            nodes: try LocalNode.plan(count, in: directory),
             expect: founders >= 5 ? 5 : founders >= 3 ? 3 : 1, isTemporary: isTemporary, detach: detach)
         if let last = plan.nodes.last, last.socket.utf8.count > 100 {
-            throw CoterieError(.badInput, "--data \(directory): the path is too long for the nodes' sockets", hint: "choose a shorter one")
+            throw CoterieError(
+                .badInput, "--data \(directory): the path is too long for the nodes' sockets",
+                hint: "choose a shorter one")
         }
         if access(plan.keyFile, F_OK) != 0 {
             let key: ClusterKey
@@ -110,8 +123,14 @@ struct UpPlan: Sendable {
     /// The command line of one node.
     func arguments(_ index: Int) -> [String] {
         let node = nodes[index]
-        var words = ["agent", "--name", node.name, "--data", node.directory, "--bind", node.address, "--key", keyFile, "--cluster", cluster]
-        words += ["--http", hasHTTP ? "127.0.0.1:\(node.http)" : "off", "--queue", hasQueue ? "127.0.0.1:\(node.queue)" : "off"]
+        var words = [
+            "agent", "--name", node.name, "--data", node.directory, "--bind", node.address, "--key", keyFile,
+            "--cluster", cluster,
+        ]
+        words += [
+            "--http", hasHTTP ? "127.0.0.1:\(node.http)" : "off", "--queue",
+            hasQueue ? "127.0.0.1:\(node.queue)" : "off",
+        ]
         if index < expect { words += ["--expect", String(expect)] }
         for (other, peer) in nodes.enumerated() where other != index { words += ["--join", peer.address] }
         return words + extra
@@ -140,7 +159,8 @@ struct DownCommand: ParsableCommand {
         } else if let record {
             directory = record.data
         } else {
-            throw CoterieError(.noCluster, "no cluster that coterie up started is known", hint: "name its directory with --data")
+            throw CoterieError(
+                .noCluster, "no cluster that coterie up started is known", hint: "name its directory with --data")
         }
         let nodes = NodeProcess.directories(of: directory)
         var running = nodes.compactMap { node in NodeProcess.running(in: node).map { (node: node, pid: $0) } }
@@ -163,7 +183,9 @@ struct DownCommand: ParsableCommand {
             if record.isTemporary { removeDirectoryTree(directory) }
         }
         Invocation.show(["stopped": JSONValue(count), "data": .string(directory), "pids": .array(stopped)]) { _ in
-            count == 0 ? "nothing was running in \(directory)\n" : "stopped \(count) node\(count == 1 ? "" : "s") of \(directory)\n"
+            count == 0
+                ? "nothing was running in \(directory)\n"
+                : "stopped \(count) node\(count == 1 ? "" : "s") of \(directory)\n"
         }
     }
 

@@ -14,7 +14,8 @@ struct WorkCommand: ParsableCommand {
 
             coterie work images --concurrency 4 -- 'convert - small.png'
             """)
-    @Argument(parsing: .captureForPassthrough, help: "TUBE [--concurrency N] [--backoff D] [--grace D] -- COMMAND…") var words: [String] = []
+    @Argument(parsing: .captureForPassthrough, help: "TUBE [--concurrency N] [--backoff D] [--grace D] -- COMMAND…")
+    var words: [String] = []
 
     func run() throws {
         try helpIfAsked(words, for: WorkCommand.self)
@@ -31,7 +32,8 @@ struct WorkerCommand: ParsableCommand {
         commandName: "worker", abstract: "The worker container of a WorkQueue.",
         usage: "coterie worker --tube TUBE [--concurrency N] [--backoff D] [--grace D] -- COMMAND…",
         discussion: "coterie worker --tube images --concurrency 2 -- /app/resize")
-    @Argument(parsing: .captureForPassthrough, help: "--tube TUBE [--concurrency N] -- COMMAND…") var words: [String] = []
+    @Argument(parsing: .captureForPassthrough, help: "--tube TUBE [--concurrency N] -- COMMAND…") var words: [String] =
+        []
 
     func run() throws {
         try helpIfAsked(words, for: WorkerCommand.self)

@@ -7,8 +7,9 @@ import Model
 signal(SIGPIPE, SIG_IGN)
 signal(SIGINT) { _ in _exit(130) }
 let arguments = Array(CommandLine.arguments.dropFirst())
+var words: [String] = []
 do {
-    let words = try Invocation.begin(arguments)
+    words = try Invocation.begin(arguments)
     try CommandNames.check(words)
     var command = try Coterie.parseAsRoot(words)
     try command.run()
@@ -23,6 +24,6 @@ do {
         print(Coterie.fullMessage(for: error))
         exit(0)
     }
-    Invocation.fail(Invocation.usageError(Coterie.message(for: error)))
+    Invocation.fail(Invocation.usageError(Coterie.message(for: error), words: words))
 }
 exit(0)

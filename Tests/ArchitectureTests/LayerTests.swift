@@ -32,7 +32,10 @@ struct LayerTests {
         while let file = files?.nextObject() as? URL {
             guard file.pathExtension == "swift" else { continue }
             let text = try String(contentsOf: file, encoding: .utf8)
-            for match in text.matches(of: /(?m)^\s*(?:@\w+\s+)*(?:public |internal |package |private )?import (?:struct |class |enum |func )?(\w+)/) {
+            for match in text.matches(
+                of:
+                    /(?m)^\s*(?:@\w+\s+)*(?:public |internal |package |private )?import (?:struct |class |enum |func )?(\w+)/
+            ) {
                 found[String(match.1)] = file.lastPathComponent
             }
         }
@@ -43,7 +46,10 @@ struct LayerTests {
     static func declared() throws -> [String: Set<String>] {
         let text = try String(contentsOf: root.appendingPathComponent("Package.swift"), encoding: .utf8)
         var result: [String: Set<String>] = [:]
-        for match in text.matches(of: /\.(?:target|executableTarget|systemLibrary)\(\s*name: "([\w-]+)"(?:,\s*dependencies: \[((?:[^\]]|\n)*)\])?/) {
+        for match in text.matches(
+            of:
+                /\.(?:target|executableTarget|systemLibrary)\(\s*name: "([\w-]+)"(?:,\s*dependencies: \[((?:[^\]]|\n)*)\])?/
+        ) {
             var names: Set<String> = []
             if let list = match.2 {
                 for name in list.matches(of: /(?:name: )?"([\w-]+)"/) { names.insert(String(name.1)) }
@@ -63,7 +69,9 @@ struct LayerTests {
 
     @Test func everyTargetIsDeclared() throws {
         let declared = try LayerTests.declared()
-        for target in try LayerTests.targets() { #expect(declared[target] != nil, "\(target) is missing in Package.swift") }
+        for target in try LayerTests.targets() {
+            #expect(declared[target] != nil, "\(target) is missing in Package.swift")
+        }
     }
 
     @Test func declaredDependenciesGoDownward() throws {
@@ -79,7 +87,8 @@ struct LayerTests {
 
     /// The other tests see what they should: a scan that finds nothing would pass them all.
     @Test func theScanSeesImportsAndDependencies() throws {
-        #expect(Set(try LayerTests.imports(of: "EventLoop").keys).isSuperset(of: ["CUV", "CPlatform", "Model", "Glibc"]))
+        #expect(
+            Set(try LayerTests.imports(of: "EventLoop").keys).isSuperset(of: ["CUV", "CPlatform", "Model", "Glibc"]))
         #expect(try LayerTests.declared()["EventLoop"] == ["Model", "CUV", "CPlatform"])
         #expect(try LayerTests.layers()["EventLoop"] == 3)
     }
@@ -101,7 +110,9 @@ struct LayerTests {
         let declared = try LayerTests.declared()
         for target in ours {
             for (module, file) in try LayerTests.imports(of: target) where ours.contains(module) {
-                #expect(declared[target]?.contains(module) == true, "\(target)/\(file) imports \(module) without declaring it")
+                #expect(
+                    declared[target]?.contains(module) == true,
+                    "\(target)/\(file) imports \(module) without declaring it")
             }
         }
     }
@@ -110,7 +121,9 @@ struct LayerTests {
         let ours = Set(try LayerTests.targets())
         for (target, names) in try LayerTests.declared() where ours.contains(target) {
             let used = Set(try LayerTests.imports(of: target).keys)
-            for name in names where ours.contains(name) { #expect(used.contains(name), "\(target) declares \(name) and never imports it") }
+            for name in names where ours.contains(name) {
+                #expect(used.contains(name), "\(target) declares \(name) and never imports it")
+            }
         }
     }
 
@@ -119,7 +132,9 @@ struct LayerTests {
         let forbidden: Set = ["Foundation", "Glibc", "Dispatch", "CUV", "Darwin", "Musl"]
         for target in try LayerTests.targets() where (1...2).contains(layers[target] ?? 0) || target == "NodeCore" {
             for (module, file) in try LayerTests.imports(of: target) {
-                #expect(!forbidden.contains(module), "\(target)/\(file) imports \(module): cores have no I/O, clock or threads")
+                #expect(
+                    !forbidden.contains(module),
+                    "\(target)/\(file) imports \(module): cores have no I/O, clock or threads")
             }
         }
     }

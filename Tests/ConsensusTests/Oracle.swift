@@ -81,16 +81,23 @@ struct Oracle {
             for entry in new { try recordCommitted(entry, by: i) }
         case .readReady(let contexts, let index):
             for context in contexts {
-                guard let issued = reads.removeValue(forKey: context) else { throw OracleFailure("read \(context) answered twice") }
-                if index < issued { throw OracleFailure("read \(context) sees \(index), but \(issued) was committed before it") }
+                guard let issued = reads.removeValue(forKey: context) else {
+                    throw OracleFailure("read \(context) answered twice")
+                }
+                if index < issued {
+                    throw OracleFailure("read \(context) sees \(index), but \(issued) was committed before it")
+                }
                 readsAnswered += 1
             }
         case .readFailed(let contexts):
             for context in contexts { reads[context] = nil }
         case .restoreSnapshot(let metadata):
             snapshotsRestored += 1
-            if let term = committed[metadata.index], term != metadata.term { throw OracleFailure("snapshot of an uncommitted entry") }
-        case .send, .leaderChanged, .steppedDown, .transferFailed, .configurationChanged, .sendSnapshot, .storeSnapshotChunk:
+            if let term = committed[metadata.index], term != metadata.term {
+                throw OracleFailure("snapshot of an uncommitted entry")
+            }
+        case .send, .leaderChanged, .steppedDown, .transferFailed, .configurationChanged, .sendSnapshot,
+            .storeSnapshotChunk:
             break
         }
     }
@@ -107,7 +114,9 @@ struct Oracle {
         for entry in new {
             let key = EntryKey(index: entry.index, term: entry.term)
             let seen = Seen(previousTerm: previous, hash: Oracle.hash(entry))
-            if let known = entries[key], known != seen { throw OracleFailure("two entries \(entry.index)@\(entry.term)") }
+            if let known = entries[key], known != seen {
+                throw OracleFailure("two entries \(entry.index)@\(entry.term)")
+            }
             entries[key] = seen
             previous = entry.term
         }
@@ -125,10 +134,14 @@ struct Oracle {
     /// Leader completeness: a new leader has every entry that was ever committed.
     private func checkCompleteness(_ node: SimulatedNode, term: UInt64) throws {
         guard let raft = node.raft else { return }
-        if raft.lastIndex < highestCommitted { throw OracleFailure("leader of term \(term) lacks committed \(highestCommitted)") }
+        if raft.lastIndex < highestCommitted {
+            throw OracleFailure("leader of term \(term) lacks committed \(highestCommitted)")
+        }
         var index = highestCommitted
         while index > raft.log.base.index {
-            if raft.log.term(at: index) != committed[index] { throw OracleFailure("leader of term \(term) differs at committed \(index)") }
+            if raft.log.term(at: index) != committed[index] {
+                throw OracleFailure("leader of term \(term) differs at committed \(index)")
+            }
             index -= 1
         }
     }
@@ -140,12 +153,17 @@ struct Oracle {
         if raft.commitIndex < lastCommit[i] ?? 0 { throw OracleFailure("node \(i): commit index went back") }
         lastTerm[i] = raft.term
         lastCommit[i] = raft.commitIndex
-        let ordered = raft.log.base.index <= raft.snapshot.index && raft.snapshot.index <= node.applied
+        let ordered =
+            raft.log.base.index <= raft.snapshot.index && raft.snapshot.index <= node.applied
             && node.applied <= raft.commitIndex && raft.commitIndex <= raft.lastIndex
         if !ordered { throw OracleFailure("node \(i): base, snapshot, applied, commit and last are out of order") }
-        if raft.configuration != configurationByLog(raft) { throw OracleFailure("node \(i): configuration is not the log's") }
+        if raft.configuration != configurationByLog(raft) {
+            throw OracleFailure("node \(i): configuration is not the log's")
+        }
         if node.applied > 0 {
-            if let digest = digests[node.applied], digest != node.digest { throw OracleFailure("node \(i): another state at \(node.applied)") }
+            if let digest = digests[node.applied], digest != node.digest {
+                throw OracleFailure("node \(i): another state at \(node.applied)")
+            }
             digests[node.applied] = node.digest
         }
     }
@@ -153,7 +171,9 @@ struct Oracle {
     private func configurationByLog(_ raft: Raft) -> RaftConfiguration {
         var index = raft.lastIndex
         while index > max(raft.log.base.index, raft.snapshot.index) {
-            if raft.log[index].kind == .configuration { return (try? RaftConfiguration(decoding: raft.log[index].payload)) ?? RaftConfiguration() }
+            if raft.log[index].kind == .configuration {
+                return (try? RaftConfiguration(decoding: raft.log[index].payload)) ?? RaftConfiguration()
+            }
             index -= 1
         }
         return raft.snapshot.configuration
@@ -162,14 +182,19 @@ struct Oracle {
     /// After the peace: one leader that all members follow, and everything committed applied by all of them.
     func checkConvergence(_ world: RaftWorld) throws {
         let leading = world.nodes.filter { $0.raft?.isReady == true }
-        guard let newest = leading.max(by: { ($0.raft?.term ?? 0) < ($1.raft?.term ?? 0) }), let leader = newest.raft else {
-            let states = world.nodes.map { node in node.raft.map { "\($0.role) \($0.term) \($0.lastPosition)" } ?? "down" }
+        guard let newest = leading.max(by: { ($0.raft?.term ?? 0) < ($1.raft?.term ?? 0) }), let leader = newest.raft
+        else {
+            let states = world.nodes.map { node in
+                node.raft.map { "\($0.role) \($0.term) \($0.lastPosition)" } ?? "down"
+            }
             throw OracleFailure("no leader at the end: \(states)")
         }
         if leader.commitIndex < highestCommitted { throw OracleFailure("committed entries are gone") }
         for node in world.nodes where leader.configuration.members.contains(node.id) {
             guard let raft = node.raft else { throw OracleFailure("node \(node.index) is down at the end") }
-            if raft.term != leader.term { throw OracleFailure("node \(node.index) is in term \(raft.term) of \(leader.term)") }
+            if raft.term != leader.term {
+                throw OracleFailure("node \(node.index) is in term \(raft.term) of \(leader.term)")
+            }
             if node.applied + 40 < leader.commitIndex {
                 throw OracleFailure("node \(node.index) applied \(node.applied) of \(leader.commitIndex)")
             }

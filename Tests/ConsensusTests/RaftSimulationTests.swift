@@ -12,7 +12,8 @@ import Testing
                 world = made
                 try made.run()
             } catch {
-                Issue.record("SEED=\(seed): \(error) (at \(world?.now.description ?? "the start"), step \(world?.steps ?? 0))")
+                Issue.record(
+                    "SEED=\(seed): \(error) (at \(world?.now.description ?? "the start"), step \(world?.steps ?? 0))")
             }
         }
     }

@@ -85,7 +85,8 @@ final class RaftWorld {
         let founders = RaftConfiguration(voters: Array(ids.dropLast(spectators)))
         for i in 0..<self.options.nodes {
             let isFounder = founders.isVoter(ids[i])
-            nodes.append(SimulatedNode(index: i, id: ids[i], founding: isFounder ? founders : nil, generator: generator.fork()))
+            nodes.append(
+                SimulatedNode(index: i, id: ids[i], founding: isFounder ? founders : nil, generator: generator.fork()))
         }
         for i in nodes.indices { try start(i) }
         schedule(after: .milliseconds(300), .client)
@@ -121,7 +122,8 @@ final class RaftWorld {
         var parent = 0
         while true {
             var smallest = parent
-            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && isBefore(heap[child], heap[smallest]) {
+            for child in [2 * parent + 1, 2 * parent + 2]
+            where child < heap.count && isBefore(heap[child], heap[smallest]) {
                 smallest = child
             }
             if smallest == parent { return first }
@@ -244,7 +246,9 @@ final class RaftWorld {
             case .becameLeader: leadersSeen += 1
             case .sendSnapshot(let request): sendSnapshot(i, request)
             case .storeSnapshotChunk(let chunk):
-                schedule(after: .microseconds(Int64(50 + generator.next() % 2_000)), .chunkStored(i, life: nodes[i].life, chunk))
+                schedule(
+                    after: .microseconds(Int64(50 + generator.next() % 2_000)),
+                    .chunkStored(i, life: nodes[i].life, chunk))
             case .restoreSnapshot(let metadata): try nodes[i].restore(metadata)
             }
         }
@@ -309,8 +313,12 @@ final class RaftWorld {
     // MARK: Snapshots
 
     private func maybeSnapshot(_ i: Int) {
-        guard let raft = nodes[i].raft, nodes[i].applied >= raft.snapshot.index + 25, generator.chance(0.1) else { return }
-        guard let metadata = raft.snapshotMetadata(at: nodes[i].applied), nodes[i].saveSnapshot(metadata) else { return }
+        guard let raft = nodes[i].raft, nodes[i].applied >= raft.snapshot.index + 25, generator.chance(0.1) else {
+            return
+        }
+        guard let metadata = raft.snapshotMetadata(at: nodes[i].applied), nodes[i].saveSnapshot(metadata) else {
+            return
+        }
         nodes[i].raft?.snapshotStored(metadata)
     }
 
@@ -346,7 +354,9 @@ final class RaftWorld {
         for _ in 0..<1 + generator.next() % 4 {
             let command = nextCommand
             nextCommand += 1
-            payloads.append(withUnsafeBytes(of: command.littleEndian) { Array($0) } + Array(repeating: 7, count: Int(generator.next() % 200)))
+            payloads.append(
+                withUnsafeBytes(of: command.littleEndian) { Array($0) }
+                    + Array(repeating: 7, count: Int(generator.next() % 200)))
         }
         _ = nodes[target].raft?.propose(payloads, now: now)
         try carryOut(target)
@@ -363,7 +373,9 @@ final class RaftWorld {
                 schedule(after: .milliseconds(Int64(10 + generator.next() % 400)), .restart(victim))
             }
         case 2:
-            guard options.crashes, let leader = nodes.firstIndex(where: { $0.isUp && $0.raft?.isLeader == true }) else { return }
+            guard options.crashes, let leader = nodes.firstIndex(where: { $0.isUp && $0.raft?.isLeader == true }) else {
+                return
+            }
             crash(leader)
             schedule(after: .milliseconds(Int64(10 + generator.next() % 600)), .restart(leader))
         case 3, 4:
@@ -386,7 +398,11 @@ final class RaftWorld {
                     try feed(leader, .transfer(to: target))
                 }
             } else if options.diskFaults {
-                if generator.chance(0.3) { nodes[i].logDisk.failingSyncs = 1 } else { nodes[i].logDisk.capacity = generator.chance(0.5) ? 20_000 : .max }
+                if generator.chance(0.3) {
+                    nodes[i].logDisk.failingSyncs = 1
+                } else {
+                    nodes[i].logDisk.capacity = generator.chance(0.5) ? 20_000 : .max
+                }
             }
         default:
             guard options.configurationChanges else { return }

@@ -47,7 +47,6 @@ final class SimulatedNode {
         JournalOptions(segmentBytes: 8_192, maintenanceBytes: 8_192, identity: JournalIdentity(cluster: 1, node: id))
     }
 
-
     func start(now: MonotonicTime) throws {
         life += 1
         isFenced = false
@@ -61,7 +60,9 @@ final class SimulatedNode {
         if !newest.damaged.isEmpty { throw OracleFailure("node \(index): damaged snapshots \(newest.damaged)") }
         let metadata = newest.snapshot?.metadata ?? .none
         let opened = try Journal.open(disk: logDisk, options: journalOptions, snapshot: metadata)
-        if opened.recovered.isDamaged { throw OracleFailure("node \(index): a crash was taken for damage: \(opened.recovered.outcome)") }
+        if opened.recovered.isDamaged {
+            throw OracleFailure("node \(index): a crash was taken for damage: \(opened.recovered.outcome)")
+        }
         var recovered = opened.recovered.log
         var journal = opened.journal
         // A founder that crashed before its first write was durable founds again.
@@ -124,7 +125,9 @@ final class SimulatedNode {
         state.u64(applied)
         state.u64(digest)
         state.raw(repeatElement(UInt8(truncatingIfNeeded: applied), count: 2_500))
-        guard var writer = try? snapshots.begin(metadata), (try? writer.append(state.bytes)) != nil, (try? writer.finish()) != nil else {
+        guard var writer = try? snapshots.begin(metadata), (try? writer.append(state.bytes)) != nil,
+            (try? writer.finish()) != nil
+        else {
             return false
         }
         try? snapshots.clean(keep: 2)
@@ -136,11 +139,15 @@ final class SimulatedNode {
             throw OracleFailure("node \(index): snapshot \(metadata.position) is not there to restore")
         }
         var bytes: [UInt8] = []
-        guard try snapshots.readData(stored, { bytes += $0 }) else { throw OracleFailure("node \(index): unreadable snapshot") }
+        guard try snapshots.readData(stored, { bytes += $0 }) else {
+            throw OracleFailure("node \(index): unreadable snapshot")
+        }
         var reader = ByteReader(bytes)
         applied = try reader.u64()
         digest = try reader.u64()
-        guard applied == metadata.index else { throw OracleFailure("node \(index): snapshot of \(applied) named \(metadata.index)") }
+        guard applied == metadata.index else {
+            throw OracleFailure("node \(index): snapshot of \(applied) named \(metadata.index)")
+        }
     }
 
     func snapshotChunk(_ request: SnapshotSend) -> InstallSnapshot? {

@@ -434,7 +434,9 @@ extension Integration {
                 try await cluster.untilPod("stay", ["Running"])
                 #expect(ProcessTable.processes(exactly: "sleep 4323").count == 1)
                 try await cluster.kill9(cluster.nodes[1])
-                try await eventually("its processes are gone", within: 20) { ProcessTable.processes(exactly: "sleep 4323").isEmpty }
+                try await eventually("its processes are gone", within: 20) {
+                    ProcessTable.processes(exactly: "sleep 4323").isEmpty
+                }
                 try await cluster.restart(cluster.nodes[1])
                 // A pod is mortal, as in Kubernetes: it may have failed for good, but never runs twice.
                 try await eventually("the cluster knows how it is", within: 30) {

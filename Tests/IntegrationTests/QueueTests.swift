@@ -152,9 +152,10 @@ extension Integration {
             try await withCluster(3) { cluster in
                 let waiter = try cluster.launch(
                     ["--json", "queue", "reserve", "w", "--wait", "30s"], via: cluster.nodes[1])
+                // Waits are soft state of the leader: only there are they counted.
+                let leader = try await cluster.untilLeader()
                 try await eventually("the waiter is counted") {
-                    let tubes =
-                        try await cluster.json(["queue", "list"], via: cluster.nodes[2])["tubes"]?.arrayValue ?? []
+                    let tubes = try await cluster.json(["queue", "list"], via: leader)["tubes"]?.arrayValue ?? []
                     return tubes.contains { $0["name"] == "w" && $0["waiting"] == 1 }
                 }
                 try await cluster.ok(["queue", "put", "w"], via: cluster.nodes[2], input: "now")

@@ -126,7 +126,10 @@ extension Integration {
                 var client = cluster.nodes[0]
                 func begin() throws -> ChildProgram {
                     try cluster.launch(
-                        ["scatter", "--leaf", "sleep 0.3; " + leaf, "--merge", merge, "--lines", "200", "--parallel", "4"],
+                        [
+                            "scatter", "--leaf", "sleep 0.3; " + leaf, "--merge", merge, "--lines", "200", "--parallel",
+                            "4",
+                        ],
                         via: client, input: text)
                 }
                 var scatter = try begin()

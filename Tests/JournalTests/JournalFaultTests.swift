@@ -12,7 +12,8 @@ import Testing
         for i in UInt64(1)...30 {
             let state = i % 7 == 0 ? HardState(term: i / 7, vote: someNode, commit: 0) : nil
             requests.append(
-                PersistRequest(ticket: i, hardState: state, entries: [entry(i * 2 - 1, bytes: 300), entry(i * 2, bytes: 40)]))
+                PersistRequest(
+                    ticket: i, hardState: state, entries: [entry(i * 2 - 1, bytes: 300), entry(i * 2, bytes: 40)]))
         }
         requests.append(
             PersistRequest(ticket: 31, truncateFrom: 51, entries: (51...58).map { entry($0, term: 2, bytes: 250) }))

@@ -9,7 +9,8 @@ let smallOptions = JournalOptions(segmentBytes: 4_096, spareSegments: 1, mainten
 
 func entry(_ index: UInt64, term: UInt64 = 1, bytes: Int = 100) -> LogEntry {
     // No byte of the payload is zero, so that a lost sector can be told from contents.
-    LogEntry(index: index, term: term, kind: .command, payload: (0..<bytes).map { UInt8(($0 &* 7 &+ Int(index)) % 251 + 1) })
+    LogEntry(
+        index: index, term: term, kind: .command, payload: (0..<bytes).map { UInt8(($0 &* 7 &+ Int(index)) % 251 + 1) })
 }
 
 func append(_ indexes: ClosedRange<UInt64>, term: UInt64 = 1, bytes: Int = 100) -> PersistRequest {

@@ -11,7 +11,9 @@ import Testing
         var (journal, first) = try openJournal(disk)
         #expect(first.outcome == .fresh)
         let vote = HardState(term: 3, vote: someNode, commit: 1)
-        try journal.write([PersistRequest(ticket: 1, hardState: vote, entries: [entry(1), entry(2, term: 3)], commit: 1)])
+        try journal.write([
+            PersistRequest(ticket: 1, hardState: vote, entries: [entry(1), entry(2, term: 3)], commit: 1)
+        ])
 
         let (reopened, second) = try openJournal(disk.copy())
 
@@ -111,8 +113,12 @@ import Testing
         try journal.write([append(1...5)])
         let name = try #require(try segmentNames(disk).first)
         let bytes = try #require(disk.contents(name))
-        let own = bytes.withUnsafeBytes { RecordHeader($0, at: RecordFormat.sector, seed: RecordFormat.seed(serial: 1)) }
-        let other = bytes.withUnsafeBytes { RecordHeader($0, at: RecordFormat.sector, seed: RecordFormat.seed(serial: 2)) }
+        let own = bytes.withUnsafeBytes {
+            RecordHeader($0, at: RecordFormat.sector, seed: RecordFormat.seed(serial: 1))
+        }
+        let other = bytes.withUnsafeBytes {
+            RecordHeader($0, at: RecordFormat.sector, seed: RecordFormat.seed(serial: 2))
+        }
         #expect(own != nil)
         #expect(other == nil)
     }
@@ -121,7 +127,9 @@ import Testing
         let disk = SimulatedDisk()
         var (journal, _) = try openJournal(disk)
         for i in UInt64(1)...100 { try journal.write([append(i...i)]) }
-        try journal.write([PersistRequest(ticket: 0, reset: LogPosition(index: 500, term: 7), entries: [entry(501, term: 7)])])
+        try journal.write([
+            PersistRequest(ticket: 0, reset: LogPosition(index: 500, term: 7), entries: [entry(501, term: 7)])
+        ])
         while try journal.maintain() {}
         #expect(try segmentNames(disk).count == 1)
         let (_, recovered) = try openJournal(disk.copy(), snapshot: snapshot(at: 500, term: 7))

@@ -50,7 +50,11 @@ import Testing
                 disk.crash(using: &generator)
                 let found = try SnapshotStore(disk: disk, cluster: 5).newest()
                 #expect(found.damaged.isEmpty)
-                if new != nil { #expect(found.snapshot == new) } else { #expect(found.snapshot == old || found.snapshot?.metadata.index == 9) }
+                if new != nil {
+                    #expect(found.snapshot == new)
+                } else {
+                    #expect(found.snapshot == old || found.snapshot?.metadata.index == 9)
+                }
             }
         }
     }
@@ -82,7 +86,8 @@ import Testing
         var data = try source.readImage(made, at: 0, count: Int(made.imageBytes))
         data[5_000] ^= 1
         let chunk = InstallSnapshot(
-            term: 3, metadata: made.metadata, totalBytes: made.imageBytes, checksum: made.checksum, offset: 0, data: data)
+            term: 3, metadata: made.metadata, totalBytes: made.imageBytes, checksum: made.checksum, offset: 0,
+            data: data)
         _ = try target.receive(chunk)
         #expect(try target.finishReceiving() == nil)
         #expect(try target.newest().snapshot == nil)

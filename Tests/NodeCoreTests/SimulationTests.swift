@@ -26,7 +26,7 @@ import Testing
     /// Seeds that once broke a rule, with what was wrong.
     @Test(arguments: [
         // A command of an ended session that was late on its way was executed a second time.
-        15,
+        15
     ])
     func seedsThatOnceFailedPass(seed: UInt64) throws {
         try World(seed: seed).run()
@@ -61,7 +61,9 @@ import Testing
     }
 
     /// Every size of cluster and every K forms, with and without further nodes, whoever starts first.
-    @Test(arguments: [(1, 1, 1), (2, 1, 1), (3, 1, 1), (3, 3, 3), (4, 3, 3), (4, 3, 4), (5, 3, 5), (5, 5, 5), (6, 3, 6), (7, 5, 5)])
+    @Test(arguments: [
+        (1, 1, 1), (2, 1, 1), (3, 1, 1), (3, 3, 3), (4, 3, 3), (4, 3, 4), (5, 3, 5), (5, 5, 5), (6, 3, 5), (7, 5, 5),
+    ])
     func oneClusterFormsUnderPartitions(nodes: Int, expect: Int, founders: Int) throws {
         for seed: UInt64 in 900..<903 {
             var settings = WorldSettings(seed: seed)

@@ -24,7 +24,9 @@ import Wire
     }
 
     /// Applies one entry with these commands.
-    static func apply(_ state: inout ReplicatedState, _ commands: ClientCommand..., at time: UInt64 = 1, index: UInt64) -> [ReplicatedState.Applied] {
+    static func apply(_ state: inout ReplicatedState, _ commands: ClientCommand..., at time: UInt64 = 1, index: UInt64)
+        -> [ReplicatedState.Applied]
+    {
         state.apply(LogPayload(milliseconds: time, commands: commands), index: index)
     }
 
@@ -116,12 +118,15 @@ import Wire
     }
 
     @Test func everyPrefixAndFlippedByteOfAPayloadIsRefusedOrRead() throws {
-        let payload = LogPayload(milliseconds: 77, commands: [StateTests.put(1), StateTests.reserve(2, wait: .seconds(3))])
+        let payload = LogPayload(
+            milliseconds: 77, commands: [StateTests.put(1), StateTests.reserve(2, wait: .seconds(3))])
         let bytes = payload.encoded
         let decoded = try LogPayload(decoding: bytes)
         #expect(decoded.milliseconds == 77)
         #expect(decoded.encoded == bytes)
-        for count in 0..<bytes.count { #expect(throws: WireError.self) { try LogPayload(decoding: Array(bytes[..<count])) } }
+        for count in 0..<bytes.count {
+            #expect(throws: WireError.self) { try LogPayload(decoding: Array(bytes[..<count])) }
+        }
         // Whatever can be read can be applied.
         for i in bytes.indices {
             var changed = bytes
