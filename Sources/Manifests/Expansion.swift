@@ -118,8 +118,8 @@ public enum Expansion {
     // MARK: - Scatter-gather
 
     /// Where root and leaves find what the manifest holds itself.
-    static let filesPath = "/run/coterie/files"
-    static let inputPath = "/run/coterie/input"
+    static let filesPath = "/var/coterie/files"
+    static let inputPath = "/var/coterie/input"
 
     /// The pods of a job: `gather-ID-root` and `gather-ID-leaf-0`, …: as many leaves as asked for, but no more than there can be
     /// shards. `program` is the path of Coterie's binary inside the pods.

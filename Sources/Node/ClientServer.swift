@@ -17,11 +17,11 @@ final class ClientServer {
     static let localReserve = 256
     /// Connections to the stream port that have not said who they are. One more, and the oldest of them goes: strangers, who can
     /// only connect and wait, keep nobody out who has the key.
-    static let strangerLimit = 512
+    var strangerLimit = 512
     /// Requests of one connection that wait for an answer, and of all connections of one pod.
     static let requestLimit = 8_192
     /// Streams of one pod, whatever they are used for: requests, queues, services.
-    static let podStreamLimit = 2_048
+    var podStreamLimit = 2_048
     /// This many connections of one pod may send frames of full size; the others, which are there for services, small ones.
     static let podLargeLimit = 64
     static let smallFrameBytes = 64 << 10
@@ -111,7 +111,7 @@ final class ClientServer {
 
     /// Serves one connection on a pod's socket.
     func serve(pod id: String, stream: ByteStream) {
-        guard pods[id]?.streams ?? 0 < ClientServer.podStreamLimit else {
+        guard pods[id]?.streams ?? 0 < podStreamLimit else {
             refused += 1
             return stream.close()
         }
@@ -146,7 +146,7 @@ final class ClientServer {
         let connection = Connection(number: number, link: link, authority: authority)
         connections[number] = connection
         if mayBeNode {
-            if strangers.count >= ClientServer.strangerLimit, let oldest = strangers.min(),
+            if strangers.count >= strangerLimit, let oldest = strangers.min(),
                 let connection = connections[oldest]
             {
                 refused += 1

@@ -82,10 +82,12 @@ public final class DataDirectory {
         var info = stat()
         guard stat(path, &info) == 0 else { throw CoterieError(.failed, "cannot look at \(path): \(errnoText())") }
         guard info.st_uid == geteuid() || info.st_uid == 0 || geteuid() == 0 else {
-            throw CoterieError(.notAllowed, "the data directory \(path) belongs to another user", hint: "choose another --data")
+            throw CoterieError(
+                .notAllowed, "the data directory \(path) belongs to another user", hint: "choose another --data")
         }
         guard info.st_mode & 0o022 == 0 || info.st_mode & S_ISVTX != 0 else {
-            throw CoterieError(.notAllowed, "others can write to the data directory \(path)", hint: "chmod go-w \(path)")
+            throw CoterieError(
+                .notAllowed, "others can write to the data directory \(path)", hint: "chmod go-w \(path)")
         }
     }
 

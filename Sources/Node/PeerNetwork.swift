@@ -13,7 +13,7 @@ final class PeerNetwork {
     static let queueLimit = 32 << 20
     static let dialTimeout = TimeSpan.seconds(2)
     /// From the connection to the peer's welcome.
-    static let welcomeTimeout = TimeSpan.seconds(5)
+    var welcomeTimeout = TimeSpan.seconds(5)
     /// What the peer's host has not acknowledged by then breaks the stream. TCP's own time-out is a quarter of an hour, and its
     /// repetitions become so rare that a stream would stay silent for long after the network has healed.
     static let silenceLimit = TimeSpan.seconds(3)
@@ -126,7 +126,7 @@ final class PeerNetwork {
 
     private func open(_ link: FrameLink, _ id: NodeID, _ peer: Outgoing) {
         let timer = LoopTimer(loop: loop)
-        timer.start(after: PeerNetwork.welcomeTimeout) { [weak self, weak peer, weak link] in
+        timer.start(after: welcomeTimeout) { [weak self, weak peer, weak link] in
             timer.close()
             guard let self, let peer, let link, peer.link === link, !peer.ready else { return }
             // It accepts connections and says nothing: its process hangs.

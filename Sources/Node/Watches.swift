@@ -47,6 +47,8 @@ final class Watches {
         case logs(stop: () -> Void)
     }
 
+    var count: Int { active.count }
+
     init(loop: EventLoop, node: String, key: ClusterKey) {
         self.loop = loop
         self.key = key

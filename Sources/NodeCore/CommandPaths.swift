@@ -112,6 +112,21 @@ struct CommandPaths: Sendable {
     /// Owned commands and reads are looked through not before this.
     var nextSweep = MonotonicTime.distantFuture
     var nextParkedDeadline = MonotonicTime.distantFuture
+    /// Commands whose wait ended with nothing, newest last. Another copy of one that was on its way may be served all the same.
+    private var emptied: [UInt64] = []
+    static let emptiedLimit = 1_024
+
+    mutating func noteEmptied(_ id: UInt64) {
+        if emptied.count >= CommandPaths.emptiedLimit { emptied.removeFirst() }
+        emptied.append(id)
+    }
+
+    /// True, once, if the command was answered with nothing.
+    mutating func takeEmptied(_ id: UInt64) -> Bool {
+        guard let position = emptied.lastIndex(of: id) else { return false }
+        emptied.remove(at: position)
+        return true
+    }
 
     init(session: SessionID, firstForward: UInt64) {
         self.session = session
@@ -665,8 +680,11 @@ extension NodeCore {
             if adminReply(id, response) { return }
             switch response {
             case .success(let bytes):
-                var result = ByteReader(bytes)
-                answer(id, .success(try StateResult(decoding: &result)))
+                var encoded = ByteReader(bytes)
+                let result = try StateResult(decoding: &encoded)
+                if paths.owned[id] == nil, !result.isEmptyHanded, paths.takeEmptied(id) { return giveBack(result) }
+                if result.isEmptyHanded, paths.owned[id]?.waitUntil != nil { paths.noteEmptied(id) }
+                answer(id, .success(result))
             case .failure(let error) where error.code == .noLeader:
                 // Not taken: sent again when the next leader is known, or a little later.
                 paths.owned[id]?.resendAt = now + .milliseconds(50)

@@ -50,6 +50,8 @@ public final class GatherRoot: SuppliedContainer {
     private var isCarryingOut = false
     /// Why the job could not go on.
     private var failure: String?
+    /// Why the merge ended before the shards did.
+    private var mergeFailure: String?
     private var mergeTimedOut = false
     private var clientGaveUp = false
     private var isListening = 0
@@ -262,6 +264,7 @@ public final class GatherRoot: SuppliedContainer {
             }
         }
         results?.finish(total: machine.shardCount, state: state)
+        if let mergeFailure { resultDone(mergeFailure) }
     }
 
     /// The job can not go on.
@@ -274,7 +277,14 @@ public final class GatherRoot: SuppliedContainer {
     }
 
     private func resultDone(_ why: String?) {
-        guard phase == .merging else { return }
+        guard phase == .merging else {
+            // The merge died while shards were still being worked on: there is no result to wait for.
+            if phase == .running, let why {
+                mergeFailure = why
+                fail(why)
+            }
+            return
+        }
         endTimer.stop()
         phase = .delivering
         let message = failure ?? why

@@ -118,7 +118,10 @@ struct DeleteCommand: ParsableCommand {
                 switch kind {
                 case "Pod": _ = try await schedule(.deletePods([name]), client)
                 case "ConfigMap", "Secret": continue
-                case "Gather", "ScatterGather": _ = try await schedule(.cancelGather(id: name), client)
+                case "Gather", "ScatterGather":
+                    // Ended first, then forgotten, so that the name is free again.
+                    _ = try await schedule(.cancelGather(id: name), client)
+                    _ = try await schedule(.forgetGather(id: name), client)
                 default: _ = try await schedule(.deleteOwned(.pattern(kind: kind, name: name)), client)
                 }
                 done.append(["kind": .string(kind), "name": .string(name)])

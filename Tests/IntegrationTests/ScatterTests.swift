@@ -212,7 +212,7 @@ extension Integration {
                         "--summary",
                         summary,
                     ], within: 60)
-                #expect([1, 7].contains(some.code), "\(some)")
+                #expect(some.code == 7 && some.lines == ["0", "1", "3"], "\(some)")
                 #expect(!some.errorLines.isEmpty)
                 try checkSummary(summary, total: 4)
                 let document = try JSONValue(parsing: try String(contentsOfFile: summary, encoding: .utf8))
@@ -227,7 +227,10 @@ extension Integration {
                 // A leaf that does not exist: 127 of the shell is final.
                 let missing = try await cluster.coterie(
                     ["scatter", "--index", "2", "--leaf", "/no/such/leaf"], within: 60)
-                #expect([1, 7].contains(missing.code) && missing.stdout.isEmpty, "\(missing)")
+                #expect(missing.code == 1 && missing.stdout.isEmpty, "\(missing)")
+                let propagated = try await cluster.coterie(
+                    ["scatter", "--index", "2", "--propagate", "--leaf", "exit 66"], within: 60)
+                #expect(propagated.code == 66, "\(propagated)")
                 #expect(missing.stderr.contains("no/such/leaf") || missing.stderr.contains("127"), "\(missing)")
                 // 75 is tried again elsewhere until it works.
                 let retried = try await cluster.ok(

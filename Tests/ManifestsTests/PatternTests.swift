@@ -108,13 +108,13 @@ struct PatternTests {
                 "coterie", "root", "--gather", "q", "--leaf", "wc -l", "--merge", "sort", "--lines", "10", "--parallel",
                 "2", "--shard-timeout",
                 "5s", "--deadline", "1m", "--retries", "3", "--hedge", "off", "--min-success", "0.9", "--input",
-                "/run/coterie/input/input",
+                "/var/coterie/input/input",
             ])
         #expect(
             leaf.containers.first?.command == [
                 "coterie", "leaf", "--gather", "q", "--root", "gather-q-root", "--leaf", "wc -l", "--shard-timeout",
                 "5s", "--files",
-                "/run/coterie/files",
+                "/var/coterie/files",
             ])
         #expect(leaf.nodeSelector == ["disk": "ssd"] && root.nodeSelector.isEmpty)
         #expect(leaf.volumes.first?.source == .files(["lib/a.awk": Array("x".utf8)]))

@@ -61,9 +61,9 @@ struct PodErrorTests {
         #expect(
             errors(annotated("coterie.internal/listen: \"proxi=6379,proxy=0,proxy=80,proxy=80,x\"")) == [
                 "f:6:30: metadata.annotations['coterie.internal/listen']: the pod has no container named proxi (did you mean proxy?)",
-                "f:6:30: metadata.annotations['coterie.internal/listen']: \"proxy=0\" is not CONTAINER=PORT (like proxy=6379)",
+                "f:6:30: metadata.annotations['coterie.internal/listen']: \"proxy=0\" is not CONTAINER=PORT or CONTAINER (like proxy=6379)",
                 "f:6:30: metadata.annotations['coterie.internal/listen']: port 80 is asked for twice",
-                "f:6:30: metadata.annotations['coterie.internal/listen']: \"x\" is not CONTAINER=PORT (like proxy=6379)",
+                "f:6:30: metadata.annotations['coterie.internal/listen']: the pod has no container named x",
             ])
         #expect(
             errors(annotated("coterie.internal/lisen: \"proxy=1\"")) == [

@@ -479,7 +479,7 @@ import Testing
         bench.advance(.seconds(3))
         var largest = 0
         for case .datagram(let bytes, _) in bench.take() { largest = max(largest, bytes.count) }
-        #expect(largest <= 1_372 && largest > 1_000)
+        #expect(largest <= 1_363 && largest > 1_000)
     }
 
     @Test func aStatementIsToldALimitedNumberOfTimes() throws {

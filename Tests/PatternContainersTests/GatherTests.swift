@@ -394,7 +394,7 @@ import Testing
                 "--parallel", "4",
                 "--shard-timeout", "10s", "--deadline", "5m", "--retries", "2", "--hedge", "250ms", "--min-success",
                 "0.95", "--input",
-                "/run/coterie/input/input",
+                "/var/coterie/input/input",
             ])
         #expect(
             root.gather == "g1" && root.merge == "sort" && root.mergeFiles && root.sharder == .bytes(1 << 20)
@@ -402,7 +402,7 @@ import Testing
         #expect(root.plan.shardTimeout == .seconds(10) && root.plan.deadline == .seconds(300) && root.plan.retries == 2)
         #expect(
             root.plan.hedge == .after(.milliseconds(250)) && root.plan.minSuccess == 0.95
-                && root.input == "/run/coterie/input/input")
+                && root.input == "/var/coterie/input/input")
         let leaf = try GatherLeafOptions(
             arguments: [
                 "--gather", "g1", "--root", "gather-g1-root", "--leaf", "cat", "--args", "--shard-timeout", "1s",
