@@ -212,7 +212,8 @@ extension Integration {
                         "--summary",
                         summary,
                     ], within: 60)
-                #expect(some.code == 7 && some.lines == ["0", "1", "3"], "\(some)")
+                // What follows the failed shard may or may not have been on its way; what precedes it was.
+                #expect(some.code == 7 && [["0", "1"], ["0", "1", "3"]].contains(some.lines), "\(some)")
                 #expect(!some.errorLines.isEmpty)
                 try checkSummary(summary, total: 4)
                 let document = try JSONValue(parsing: try String(contentsOfFile: summary, encoding: .utf8))

@@ -432,14 +432,17 @@ import Testing
         // The next run finds what was left, cgroups included, and removes it.
         let pods = directory + "/pods"
         #expect(!entries(of: pods).isEmpty)
+        let group = "coterie-" + hexadecimal(stableHash(try #require(realPath(pods))))
         try with({ $0.podsDirectory = pods }) { (h: PodHarness) throws in
             #expect(h.wait { entries(of: pods).isEmpty })
+            // A cgroup goes once the kernel has taken its last process away.
+            #expect(
+                h.wait {
+                    Cgroups(name: group + "-check").places.values.allSatisfy {
+                        access(String($0.directory.dropLast(6)), F_OK) != 0
+                    }
+                })
         }
-        let group = "coterie-" + hexadecimal(stableHash(try #require(realPath(pods))))
-        #expect(
-            Cgroups(name: group + "-check").places.values.allSatisfy {
-                access(String($0.directory.dropLast(6)), F_OK) != 0
-            })
         Cgroups(name: group + "-check").removeAll()
     }
 
@@ -541,6 +544,8 @@ import Testing
                     }, key: name)
             }
             #expect(h.wait { ["p", "q"].allSatisfy { h.container($0, "a")?.state == .running } })
+            // Both have said who they are before they are stopped.
+            #expect(h.wait { ["p", "q"].allSatisfy { !((try? h.log($0)) ?? []).isEmpty } })
             h.runtime.stop(key: "p", grace: .zero)
             h.runtime.stop(key: "q", grace: .zero)
             #expect(h.wait { h.gone == ["p", "q"] })
