@@ -547,7 +547,8 @@ import Testing
             }
             #expect(h.wait { ["p", "q"].allSatisfy { h.container($0, "a")?.state == .running } })
             // Both have said who they are before they are stopped.
-            #expect(h.wait { ["p", "q"].allSatisfy { !((try? h.log($0)) ?? []).isEmpty } })
+            let limit = EventLoop.clock() + .seconds(10)
+            while try h.log("p").isEmpty || h.log("q").isEmpty, EventLoop.clock() < limit { usleep(5_000) }
             h.runtime.stop(key: "p", grace: .zero)
             h.runtime.stop(key: "q", grace: .zero)
             #expect(h.wait { h.gone == ["p", "q"] })
