@@ -116,8 +116,11 @@ let package = Package(
         .testTarget(
             name: "NodeCoreTests",
             dependencies: [
-                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "coterie-simulate",
+                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling", "coterie-simulate",
             ]),
+        .testTarget(
+            name: "NodeTests",
+            dependencies: ["Model", "Wire", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling", "Node"]),
         .testTarget(
             name: "IntegrationTests",
             dependencies: ["TestSupport", "Wire", "coterie", "coterie-init", "coterie-console"]),

@@ -100,7 +100,7 @@ final class ClientServer {
         listeners.append(listener)
         listener.onConnection = { [weak self] stream in
             guard let self else { return stream.close() }
-            guard let uid = stream.peerUID, uid == owner || uid == 0 else {
+            guard let uid = stream.peerUID, uid == 0 || uid == owner && !PodOrigin.isPod(stream) else {
                 self.refused += 1
                 return stream.close()
             }

@@ -43,7 +43,7 @@ final class PodAgent {
             initPath: options.programs.initProcess,
             supplied: options.programs.coterie, sandbox: options.sandbox, nodeName: options.name,
             nodeAddress: address.hostText,
-            maskedPaths: [directory.path])
+            maskedPaths: PodOrigin.secrets(options, directory.path))
         do throws(CoterieError) {
             let runtime = try PodRuntime(loop: loop, options: self.options)
             self.runtime = runtime
