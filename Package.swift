@@ -116,7 +116,8 @@ let package = Package(
         .testTarget(
             name: "NodeCoreTests",
             dependencies: [
-                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling", "coterie-simulate",
+                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling",
+                "coterie-simulate",
             ]),
         .testTarget(
             name: "NodeTests",

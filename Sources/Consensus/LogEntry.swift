@@ -96,16 +96,22 @@ public struct RecoveredLog: Sendable {
     public var base: LogPosition
     /// Contiguous from `base.index + 1`, and reaching at least to `snapshot.index`.
     public var entries: [LogEntry]
+    /// Not nil if the disk lost something that this node may have promised.
+    public var recovery: LogRecovery?
 
     public init(
         hardState: HardState = HardState(), snapshot: SnapshotMetadata = .none, base: LogPosition = .zero,
-        entries: [LogEntry] = []
+        entries: [LogEntry] = [],
+        recovery: LogRecovery? = nil
     ) {
         self.hardState = hardState
         self.snapshot = snapshot
         self.base = base
         self.entries = entries
+        self.recovery = recovery
     }
+
+    public var last: LogPosition { entries.last?.position ?? base }
 
     /// The first state of a founding member: every founder writes the same first entry, the configuration, at index 1 of
     /// term 1, so that later members receive it by ordinary replication. The driver persists it (see ``PersistRequest``)
@@ -114,4 +120,28 @@ public struct RecoveredLog: Sendable {
         let first = LogEntry(index: 1, term: 1, kind: .configuration, payload: configuration.encoded)
         return RecoveredLog(hardState: HardState(term: 1, vote: nil, commit: 0), entries: [first])
     }
+}
+
+/// What a node knows of promises that it may have given and that its damaged disk does not hold any more. It is kept on disk
+/// until the node has made good for it; `Raft+Recovery.swift` says what the node may do meanwhile, and why that is safe.
+public struct LogRecovery: Hashable, Sendable {
+    /// The *vote floor*: at least the last entry that this node ever acknowledged, in the order of ``LogPosition``.
+    ///
+    /// Behind damage in the middle of the log, and wherever a mark or a record's header tells it, this is that very entry. If
+    /// nothing readable follows the damage the index is ``unknownIndex``: some entry of this or an earlier term.
+    public var floor: LogPosition
+    /// Term and vote are lost: this node may have voted in any term.
+    public var isTermLost: Bool
+
+    public static let unknownIndex = UInt64.max
+
+    public init(floor: LogPosition, isTermLost: Bool = false) {
+        self.floor = floor
+        self.isTermLost = isTermLost
+    }
+
+    public var isFloorKnown: Bool { floor.index != LogRecovery.unknownIndex }
+
+    /// True if a log that ends with `last` has whatever was acknowledged.
+    public func isSettled(by last: LogPosition) -> Bool { !isTermLost && last >= floor }
 }

@@ -82,6 +82,9 @@ struct Progress: Sendable {
         return isNew
     }
 
+    /// The peer lost entries that it had acknowledged: nothing that it said before counts any more.
+    mutating func forget() { match = 0 }
+
     mutating func becomeProbe(next newNext: UInt64) {
         clearInflight()
         state = .probe(awaitingSince: nil)

@@ -7,8 +7,9 @@ import Model
 // one unanswered pre-vote. (Reads use ReadIndex, not leases: an early election would break a lease.)
 
 extension Raft {
-    /// Learners and strangers never ask for votes (redpanda PR#8495, hashicorp/raft#483), nor does a node whose disk hangs.
-    var canCampaign: Bool { !storageFailed && isVoter && !isDiskStalled }
+    /// Learners and strangers never ask for votes (redpanda PR#8495, hashicorp/raft#483), nor does a node whose disk hangs or
+    /// has lost what it promised.
+    var canCampaign: Bool { !storageFailed && isVoter && !isDiskStalled && recovery == nil }
 
     mutating func resetElectionTimer() {
         let range = options.electionTimeoutMax.nanoseconds - options.electionTimeoutMin.nanoseconds
@@ -41,6 +42,7 @@ extension Raft {
     }
 
     mutating func electionTimedOut() {
+        if isTermLost { return askForTerms() }
         guard canCampaign else {
             setLeader(nil)
             resetElectionTimer()
@@ -88,7 +90,7 @@ extension Raft {
     var otherVoters: [NodeID] { configuration.members.filter { configuration.isVoter($0) && $0 != id } }
 
     mutating func receivePreVote(_ request: VoteRequest, from: NodeID) {
-        let granted = request.term > term && request.last >= log.last && !leaderSeemsAlive
+        let granted = request.term > term && mayElect(request.last) && !leaderSeemsAlive
         sendNow(from, .preVoteResponse(VoteResponse(term: granted ? request.term : term, granted: granted)))
     }
 
@@ -115,7 +117,7 @@ extension Raft {
         if request.term > term && leaderSeemsAlive && !request.isTransfer { return }
         if request.term > term { becomeFollower(term: request.term, leader: nil) }
         let mayVote = vote == from || (vote == nil && leader == nil)
-        guard mayVote && request.last >= log.last else {
+        guard mayVote && mayElect(request.last) else {
             sendNow(from, .voteResponse(VoteResponse(term: term, granted: false)))
             return
         }

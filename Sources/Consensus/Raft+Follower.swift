@@ -22,9 +22,9 @@ extension Raft {
             }
         } else if !log.contains(previous) {
             let hint = log.lastPosition(atMost: previous)
-            sendNow(
-                from,
-                .appendResponse(AppendResponse(term: term, outcome: .rejected(rejected: previous.index, hint: hint))))
+            let outcome: AppendResponse.Outcome =
+                isUnverified ? .shortened(last: hint) : .rejected(rejected: previous.index, hint: hint)
+            sendNow(from, .appendResponse(AppendResponse(term: term, outcome: outcome)))
             return
         }
         // Only a true conflict truncates: a delayed, shorter message must not remove what a later one brought.
@@ -38,6 +38,7 @@ extension Raft {
         }
         commitIndex = max(commitIndex, min(append.commit, lastNew))
         acknowledge(lastNew, to: from)
+        settleRecovery()
     }
 
     private func conflicts(_ entry: LogEntry) -> Bool {
@@ -46,6 +47,7 @@ extension Raft {
     }
 
     private mutating func acknowledge(_ index: UInt64, to leader: NodeID) {
+        noteAgreement(through: index)
         sendWhenDurable(leader, .appendResponse(AppendResponse(term: term, outcome: .accepted(match: index))))
     }
 

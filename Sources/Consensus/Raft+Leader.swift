@@ -130,6 +130,12 @@ extension Raft {
             }
         case .rejected(let rejected, let hint):
             receiveRejection(rejected, hint: hint, peer: i)
+        case .shortened(let last):
+            // What is committed stays so (the peer's vote floor stands for its old acknowledgements until it has the
+            // entries again), but no further entry is committed by them. A late repetition costs one probe.
+            peers[i].forget()
+            if case .snapshot = peers[i].state { return }
+            peers[i].becomeProbe(next: min(log.lastIndex + 1, firstDifference(from: last)))
         }
     }
 
@@ -142,6 +148,9 @@ extension Raft {
         case .probe:
             guard rejected == peers[i].next - 1 else { return }
         }
+        // A log that ends before what it acknowledged: its disk was damaged, or the message is late. To trust it less is
+        // always sound; etcd panics here (etcd-io/etcd#3504).
+        if hint.index < peers[i].match { peers[i].forget() }
         peers[i].becomeProbe(next: min(rejected, firstDifference(from: hint)))
     }
 

@@ -8,6 +8,7 @@ import Model
 extension Raft {
     private var isDirty: Bool {
         hardStateChanged || pendingReset != nil || pendingTruncate != nil || log.lastIndex > requestedIndex
+            || pendingRecovered
     }
 
     mutating func sendNow(_ to: NodeID, _ message: RaftMessage) { effects.append(.send(to: to, message)) }
@@ -52,6 +53,8 @@ extension Raft {
         request.truncateFrom = pendingTruncate
         if log.lastIndex > requestedIndex { request.entries = log.slice(requestedIndex + 1, through: log.lastIndex) }
         request.compactThrough = pendingCompaction
+        request.recovered = pendingRecovered
+        pendingRecovered = false
         hardStateChanged = false
         pendingReset = nil
         pendingTruncate = nil

@@ -89,6 +89,7 @@ extension Raft {
         let position = chunk.metadata.position
         if position.index <= commitIndex {
             incoming = nil
+            noteAgreement(through: commitIndex)
             sendWhenDurable(from, .appendResponse(AppendResponse(term: term, outcome: .accepted(match: commitIndex))))
             return
         }
@@ -155,7 +156,9 @@ extension Raft {
                 effects.append(.restoreSnapshot(metadata))
             }
         }
+        settleRecovery()
         if role == .follower, let leader {
+            noteAgreement(through: commitIndex)
             sendWhenDurable(leader, .appendResponse(AppendResponse(term: term, outcome: .accepted(match: commitIndex))))
         }
     }

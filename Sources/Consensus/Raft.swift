@@ -43,6 +43,9 @@ public struct Raft: Sendable {
     /// True for a leader that has committed an entry of its own term: it knows what is committed, and may serve.
     public var isReady: Bool { role == .leader && log.term(at: commitIndex) == term }
     public var transferTarget: NodeID? { transfer?.to }
+    /// Not nil while this node has not made good for what its damaged disk lost: it follows, but neither leads nor votes as
+    /// others do (see `Raft+Recovery.swift`).
+    public internal(set) var recovery: LogRecovery?
 
     // MARK: Inside
 
@@ -102,6 +105,19 @@ public struct Raft: Sendable {
     var outstanding: [Outstanding] = []
     var held: [Held] = []
     var storageFailed = false
+
+    // After damage: see Raft+Recovery.
+    /// This run began with damage: other nodes may remember acknowledgements that the log does not stand for.
+    let isSalvaged: Bool
+    /// How far the log is known to equal that of the leader of `agreedTerm`, by this run's own comparison.
+    var agreedTerm: UInt64 = 0
+    var agreedIndex: UInt64 = 0
+    var inquiryNonce: UInt64 = 0
+    /// The voters that told their term, the highest told, and the voters they told of.
+    var termsToldBy: [NodeID] = []
+    var votersTold: [NodeID] = []
+    var highestTermTold: UInt64 = 0
+    var pendingRecovered = false
 
     /// Entries up to here were given out as committed.
     var deliveredIndex: UInt64
@@ -165,7 +181,10 @@ public struct Raft: Sendable {
         durableIndex = log.lastIndex
         requestedIndex = log.lastIndex
         electionDeadline = .distantFuture
+        recovery = recovered.recovery
+        isSalvaged = recovered.recovery != nil
         resetElectionTimer()
+        if isSalvaged { beginRecovery() }
     }
 
     /// Feeds one event. After a thrown ``RaftViolation`` the event is ignored and the state is sound; it should be reported.
@@ -270,6 +289,10 @@ public struct Raft: Sendable {
 
     private mutating func receive(_ message: RaftMessage, from: NodeID) throws(RaftViolation) {
         guard from != id, !storageFailed else { return }
+        if isTermLost {
+            receiveWithoutTerm(message, from: from)
+            return
+        }
         switch message {
         case .preVote(let request): receivePreVote(request, from: from)
         case .vote(let request): receiveVote(request, from: from)
@@ -293,6 +316,7 @@ public struct Raft: Sendable {
             if heartbeat.round != 0 {
                 sendNow(from, .heartbeatResponse(HeartbeatResponse(term: term, round: heartbeat.round)))
             }
+            if isSalvaged { return receiveCommitAfterDamage(heartbeat.commit, from: from) }
             guard heartbeat.commit <= log.lastIndex else {
                 throw .commitBeyondLog(commit: heartbeat.commit, last: log.lastIndex, from: from)
             }
@@ -316,6 +340,8 @@ public struct Raft: Sendable {
         case .installSnapshotResponse(let response):
             guard hearFollower(from, term: response.term), let i = peerIndex(from) else { return }
             receiveSnapshotResponse(response, peer: i)
+        case .inquiry(let inquiry): answer(inquiry, from: from)
+        case .inquiryResponse(let response): receiveInquiryResponse(response, from: from)
         }
     }
 

@@ -105,7 +105,7 @@ public struct RaftConfiguration: Hashable, Sendable {
         try reader.finish()
     }
 
-    private static func list(_ reader: inout ByteReader, max limit: Int) throws(WireError) -> [NodeID] {
+    static func list(_ reader: inout ByteReader, max limit: Int) throws(WireError) -> [NodeID] {
         let count = try reader.count(max: limit, itemBytes: 16)
         var ids: [NodeID] = []
         ids.reserveCapacity(count)

@@ -9,13 +9,17 @@ import Wire
 //               2 preVoteResponse, 4 voteResponse     granted u8
 //               5 append                              previous index u64, previous term u64, commit u64, count varint,
 //                                                     then per entry: term u64, kind u8, length varint, payload
-//               6 appendResponse                      0 u8, match u64 | 1 u8, rejected u64, hint index u64, hint term u64
+//               6 appendResponse                      0 u8, match u64 | 1 u8, rejected u64, hint index u64, hint term u64 |
+//                                                     2 u8, last index u64, last term u64
 //               7 heartbeat                           commit u64, round u64
 //               8 heartbeatResponse                   round u64
 //               9 installSnapshot                     index u64, term u64, configuration, total u64, checksum u32,
 //                                                     offset u64, length varint, data
 //              10 installSnapshotResponse             index u64, term u64, next offset u64
 //              11 timeoutNow                          nothing
+//              12 inquiry                             nonce u64
+//              13 inquiryResponse                     nonce u64, leads u8, last index u64 (0 unless it leads),
+//                                                     count varint, voters 16 each, ascending
 //
 // Indexes of entries follow from `previous`; they are not sent.
 
@@ -88,6 +92,8 @@ extension RaftMessage {
         case .installSnapshot: 9
         case .installSnapshotResponse: 10
         case .timeoutNow: 11
+        case .inquiry: 12
+        case .inquiryResponse: 13
         }
     }
 
@@ -116,6 +122,9 @@ extension RaftMessage {
                 writer.u8(1)
                 writer.u64(rejected)
                 writer.position(hint)
+            case .shortened(let last):
+                writer.u8(2)
+                writer.position(last)
             }
         case .heartbeat(let m):
             writer.u64(m.commit)
@@ -134,6 +143,14 @@ extension RaftMessage {
             writer.u64(m.nextOffset)
         case .timeoutNow:
             break
+        case .inquiry(let m):
+            writer.u64(m.nonce)
+        case .inquiryResponse(let m):
+            writer.u64(m.nonce)
+            writer.bool(m.leaderLast != nil)
+            writer.u64(m.leaderLast ?? 0)
+            writer.count(m.voters.count)
+            for voter in m.voters { writer.nodeID(voter) }
         }
     }
 
@@ -156,6 +173,8 @@ extension RaftMessage {
                 let rejected = try reader.u64()
                 let hint = try reader.logPosition()
                 self = .appendResponse(AppendResponse(term: term, outcome: .rejected(rejected: rejected, hint: hint)))
+            case 2:
+                self = .appendResponse(AppendResponse(term: term, outcome: .shortened(last: try reader.logPosition())))
             default: throw .invalid(at: at, what: "append outcome")
             }
         case 7:
@@ -171,6 +190,15 @@ extension RaftMessage {
             self = .installSnapshotResponse(InstallSnapshotResponse(term: term, snapshot: snapshot, nextOffset: next))
         case 11:
             self = .timeoutNow(TimeoutNow(term: term))
+        case 12:
+            self = .inquiry(Inquiry(term: term, nonce: try reader.u64()))
+        case 13:
+            let nonce = try reader.u64()
+            let leads = try reader.bool()
+            let last = try reader.u64()
+            let voters = try RaftConfiguration.list(&reader, max: 2 * RaftConfiguration.maxVoters)
+            self = .inquiryResponse(
+                InquiryResponse(term: term, nonce: nonce, leaderLast: leads ? last : nil, voters: voters))
         default:
             throw .invalid(at: 1, what: "Raft message kind \(kind)")
         }

@@ -60,6 +60,9 @@ public enum RaftEffect: Sendable {
     case storeSnapshotChunk(InstallSnapshot)
     /// Replace the state machine's state by this snapshot, which is stored.
     case restoreSnapshot(SnapshotMetadata)
+    /// What the damaged disk had lost is here again, from other nodes: this node votes and may lead from now on. `through` is
+    /// the end of its log. Word for people; the journal is told by ``PersistRequest/recovered``.
+    case recovered(through: LogPosition)
 }
 
 public enum StepDownReason: Hashable, Sendable {
@@ -88,10 +91,13 @@ public struct PersistRequest: Hashable, Sendable {
     public var compactThrough: UInt64?
     /// The commit index now: a hint to store along, never worth a sync of its own.
     public var commit: UInt64
+    /// With this request the log has everything that the node may have acknowledged before its disk was damaged: when the
+    /// request is durable, ``LogRecovery`` may be forgotten and what was kept of the damaged files removed.
+    public var recovered: Bool
 
     public init(
         ticket: UInt64, hardState: HardState? = nil, reset: LogPosition? = nil, truncateFrom: UInt64? = nil,
-        entries: [LogEntry] = [], compactThrough: UInt64? = nil, commit: UInt64 = 0
+        entries: [LogEntry] = [], compactThrough: UInt64? = nil, commit: UInt64 = 0, recovered: Bool = false
     ) {
         self.ticket = ticket
         self.hardState = hardState
@@ -100,6 +106,7 @@ public struct PersistRequest: Hashable, Sendable {
         self.entries = entries
         self.compactThrough = compactThrough
         self.commit = commit
+        self.recovered = recovered
     }
 
     /// What a founding member writes before its first start.

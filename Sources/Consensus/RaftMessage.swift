@@ -17,6 +17,9 @@ public enum RaftMessage: Hashable, Sendable {
     case installSnapshotResponse(InstallSnapshotResponse)
     /// Ask for votes at once: leadership is handed to you.
     case timeoutNow(TimeoutNow)
+    /// Asked by a node whose disk was damaged; changes no state at the receiver.
+    case inquiry(Inquiry)
+    case inquiryResponse(InquiryResponse)
 }
 
 public struct VoteRequest: Hashable, Sendable {
@@ -67,6 +70,9 @@ public struct AppendResponse: Hashable, Sendable {
         /// `previous` of the request (its index: `rejected`) is not in the follower's log. `hint` is the last entry that
         /// may be common: at most `rejected`, of a term at most that of `previous` (section 5.3's optimization).
         case rejected(rejected: UInt64, hint: LogPosition)
+        /// This node's disk was damaged, and it has not yet compared its log with this leader's: whatever it acknowledged
+        /// before may be gone. `last` is the last entry that may be common.
+        case shortened(last: LogPosition)
     }
 
     public var term: UInt64
@@ -145,6 +151,35 @@ public struct TimeoutNow: Hashable, Sendable {
     public init(term: UInt64) { self.term = term }
 }
 
+/// What is your term, who votes, and if you lead, where does your log end?
+public struct Inquiry: Hashable, Sendable {
+    public var term: UInt64
+    /// Drawn at the asker's start and echoed, so that no answer to an earlier run of it counts.
+    public var nonce: UInt64
+
+    public init(term: UInt64, nonce: UInt64) {
+        self.term = term
+        self.nonce = nonce
+    }
+}
+
+public struct InquiryResponse: Hashable, Sendable {
+    /// At least every term in which the sender has asked for votes, voted or acknowledged.
+    public var term: UInt64
+    public var nonce: UInt64
+    /// The last index of the leader of `term`; nil from any other node.
+    public var leaderLast: UInt64?
+    /// All that vote in the configuration in force at the sender, ascending.
+    public var voters: [NodeID]
+
+    public init(term: UInt64, nonce: UInt64, leaderLast: UInt64?, voters: [NodeID]) {
+        self.term = term
+        self.nonce = nonce
+        self.leaderLast = leaderLast
+        self.voters = voters
+    }
+}
+
 extension RaftMessage {
     public var term: UInt64 {
         switch self {
@@ -157,6 +192,8 @@ extension RaftMessage {
         case .installSnapshot(let m): m.term
         case .installSnapshotResponse(let m): m.term
         case .timeoutNow(let m): m.term
+        case .inquiry(let m): m.term
+        case .inquiryResponse(let m): m.term
         }
     }
 }

@@ -109,12 +109,14 @@ struct HardStateFile: Sendable {
     }
 
     /// Makes the file, both slots valid, under its name only when it is synced.
-    static func create(_ disk: any Disk, identity: JournalIdentity) throws(DiskError) -> HardStateFile {
+    static func create(
+        _ disk: any Disk, identity: JournalIdentity, state: HardState = HardState()
+    ) throws(DiskError) -> HardStateFile {
         let file = try disk.open(temporaryName, .create)
         var image: [UInt8] = []
         for sequence in [UInt64(1), 2] {
             var slot = [UInt8](repeating: 0, count: slotBytes)
-            let copy = encode(Copy(sequence: sequence, state: HardState(), identity: identity))
+            let copy = encode(Copy(sequence: sequence, state: state, identity: identity))
             slot.replaceSubrange(0..<copy.count, with: copy)
             slot.replaceSubrange(copyOffset..<copyOffset + copy.count, with: copy)
             image += slot
@@ -128,7 +130,7 @@ struct HardStateFile: Sendable {
             disk.close(file)
             throw error
         }
-        return HardStateFile(file: file, state: HardState(), sequence: 2, identity: identity)
+        return HardStateFile(file: file, state: state, sequence: 2, identity: identity)
     }
 
     static func open(_ disk: any Disk, found: Copy) throws(DiskError) -> HardStateFile {

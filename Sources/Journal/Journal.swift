@@ -25,6 +25,8 @@ public struct Journal: Sendable {
     private var compactThrough: UInt64
     private var fence: DiskError?
     private let isDamaged: Bool
+    /// The disk holds a recovery record: see ``RecoveredLog/recovery``.
+    public private(set) var isRecovering: Bool
 
     private struct ActiveSegment: Sendable {
         var file: DiskFile
@@ -48,15 +50,32 @@ public struct Journal: Sendable {
 
     /// Reads everything, repairs a torn tail, and matches the log with the newest stored snapshot
     /// (``SnapshotMetadata/none`` if there is none). Damage is reported in the outcome; then nothing is changed, and writing
-    /// is refused.
+    /// is refused, unless `salvage` is asked for: then the log goes on behind what precedes the damage, the damaged segments
+    /// are set aside, and `log.recovery` says what the node must not do until its peers have replaced what is lost. Not
+    /// if there are none: see ``RecoveredJournal/isBeyondRepair(for:)``. `mayBeFresh` false: there was a journal here before,
+    /// so that an empty directory is damage too.
     public static func open(
-        disk: any Disk, options: JournalOptions = JournalOptions(), snapshot: SnapshotMetadata = .none
+        disk: any Disk, options: JournalOptions = JournalOptions(), snapshot: SnapshotMetadata = .none,
+        salvage: Bool = false, mayBeFresh: Bool = true
     ) throws(JournalError) -> (journal: Journal, recovered: RecoveredJournal) {
-        let loaded = try LoadedJournal.load(disk, identity: options.identity)
-        let (recovered, needsReset) = loaded.recover(snapshot: snapshot)
+        var loaded = try LoadedJournal.load(disk, identity: options.identity)
+        var (recovered, needsReset) = loaded.recover(snapshot: snapshot, mayBeFresh: mayBeFresh)
+        if salvage && recovered.isDamaged && !recovered.isBeyondRepair(for: options.identity.node) {
+            try Journal.salvage(disk, options, loaded, recovered)
+            let found = recovered
+            loaded = try LoadedJournal.load(disk, identity: options.identity)
+            (recovered, needsReset) = loaded.recover(snapshot: snapshot)
+            guard !recovered.isLogDamaged else {
+                throw .unusable(file: Journal.salvageName, why: "it was damaged while it was made")
+            }
+            recovered.outcome = found.outcome
+            recovered.lastReadable = found.lastReadable
+            recovered.configuration = found.configuration
+            recovered.isSalvaged = true
+        }
         do throws(DiskError) {
             var journal = try Journal(disk, options, loaded, recovered)
-            if !recovered.isDamaged {
+            if !journal.isDamaged {
                 if let torn = loaded.torn, let active = journal.active {
                     try Journal.eraseTail(disk, active.file, from: torn.offset)
                 }
@@ -85,7 +104,8 @@ public struct Journal: Sendable {
     {
         self.disk = disk
         self.options = options
-        isDamaged = recovered.isDamaged
+        isDamaged = recovered.isDamaged && !recovered.isSalvaged
+        isRecovering = recovered.log.recovery != nil
         segments = loaded.segments
         terms = TermRuns(base: recovered.log.base, entries: recovered.log.entries)
         nextSerial = (loaded.segments.last?.serial ?? 0) + 1
@@ -103,11 +123,10 @@ public struct Journal: Sendable {
         compactThrough = 0
         switch loaded.hardState {
         case .valid(let copy): hardStateFile = try HardStateFile.open(disk, found: copy)
-        case .absent where !recovered.isDamaged:
-            hardStateFile = try HardStateFile.create(disk, identity: options.identity)
+        case .absent where !isDamaged: hardStateFile = try HardStateFile.create(disk, identity: options.identity)
         case .absent, .damaged: hardStateFile = HardStateFile.unusable(options.identity)
         }
-        if let last = loaded.segments.last, let tail = loaded.tail, !recovered.isDamaged {
+        if let last = loaded.segments.last, let tail = loaded.tail, !isDamaged {
             active = ActiveSegment(
                 file: try disk.open(last.name, .readWrite), serial: last.serial,
                 seed: RecordFormat.seed(serial: last.serial),
@@ -159,6 +178,11 @@ public struct Journal: Sendable {
         }
         for request in requests {
             if let through = request.compactThrough { compactThrough = max(compactThrough, through) }
+        }
+        if isRecovering, requests.contains(where: { $0.recovered }) {
+            // Only now: everything that it asks for is durable.
+            try guarded { journal throws(DiskError) in try Journal.endRecovery(journal.disk) }
+            isRecovering = false
         }
         return JournalPosition(segment: active?.serial ?? 0, offset: active?.offset ?? 0, last: terms.last)
     }
@@ -261,7 +285,8 @@ public struct Journal: Sendable {
             let seed = RecordFormat.seed(serial: serial)
             let header = SegmentHeader(
                 serial: serial, identity: journal.options.identity, base: journal.terms.last,
-                previousChain: journal.chain)
+                previousChain: journal.chain,
+                bytes: UInt32(clamping: spare.bytes))
             var image: [UInt8] = []
             image.reserveCapacity(RecordFormat.sector + bytes)
             header.encode(into: &image)

@@ -21,7 +21,13 @@ struct LoadedJournal {
     var tail: SegmentScan?
     var hardState: HardStateFile.Contents
     var torn: TornTail?
+    var record = RecoveryRecord.Contents.absent
+    /// Greatest serial of any segment, also of those set aside.
+    var highestSerial: UInt64 = 0
     var report = JournalReport()
+
+    /// Segments below are set aside.
+    var recordedFirstSerial: UInt64 { if case .valid(let record) = record { record.firstSerial } else { 0 } }
 
     /// Calls `visit` with every event of every segment, oldest first.
     static func load(
@@ -36,11 +42,29 @@ struct LoadedJournal {
             }
             loaded.report.hardState = copy.state
         }
+        loaded.record = try RecoveryRecord.read(disk, names: names)
+        if case .valid(let record) = loaded.record, let identity, record.identity != identity {
+            throw .unusable(file: RecoveryRecord.name, why: "belongs to another node or cluster")
+        }
         loaded.spares = names.filter { SpareSegment.isSpare($0) }
         loaded.report.spares = loaded.spares
         var found: [(serial: UInt64, name: String)] = []
+        let first = loaded.recordedFirstSerial
+        loaded.highestSerial = first
         for name in names {
-            if let parsed = RecordFormat.parseSegmentName(name) { found.append((parsed.serial, name)) }
+            let isSetAside = name.hasPrefix(Journal.setAsidePrefix)
+            let original = isSetAside ? "segment-" + name.dropFirst(Journal.setAsidePrefix.count) : name
+            guard let parsed = RecordFormat.parseSegmentName(original) else { continue }
+            loaded.highestSerial = max(loaded.highestSerial, parsed.serial)
+            if isSetAside || parsed.serial < first {
+                loaded.report.setAside.append(name)
+            } else {
+                found.append((parsed.serial, name))
+            }
+        }
+        if first > 0, names.contains(Journal.salvageName), !found.contains(where: { $0.serial == first }) {
+            // A crash came between the record and the renaming.
+            found.append((first, Journal.salvageName))
         }
         found.sort { ($0.serial, $0.name) < ($1.serial, $1.name) }
         for (i, item) in found.enumerated() {
@@ -90,9 +114,10 @@ struct LoadedJournal {
             replay.unreadableHeader(name)
         }
         var maxIndex = header?.base.index ?? 0
+        let isCutShort = header.map { Int($0.bytes) > bytes.count } ?? false
         var entry = JournalReport.Segment(
             name: name, serial: serial, bytes: bytes.count, usedBytes: 0, entries: 0, batches: 0)
-        let scanner = SegmentScanner(bytes: bytes, serial: serial, isLast: isLast)
+        let scanner = SegmentScanner(bytes: bytes, serial: serial, isLast: isLast, isCutShort: isCutShort)
         let chain = header.map { RecordFormat.chainStart(previous: $0.previousChain, serial: serial) }
         var replay = self.replay
         var wasReset = false
@@ -117,7 +142,6 @@ struct LoadedJournal {
                 replay.addDamage(.segment(name, offset: offset), reason: reason, lost: lost)
             }
         }
-        replay.noteCommit(scan.commit)
         self.replay = replay
         if wasReset { for i in segments.indices { segments[i].maxIndex = 0 } }
         if case .torn(let at) = scan.end { torn = TornTail(segment: name, offset: at) }
@@ -130,7 +154,8 @@ struct LoadedJournal {
 
     /// Matches the log with the newest stored snapshot and decides the outcome. `needsReset`: the log does not reach or
     /// contradicts the snapshot, which takes its place (a crash between storing an installed snapshot and saying so here).
-    func recover(snapshot: SnapshotMetadata) -> (recovered: RecoveredJournal, needsReset: Bool) {
+    func recover(snapshot: SnapshotMetadata, mayBeFresh: Bool = true) -> (recovered: RecoveredJournal, needsReset: Bool)
+    {
         var damages = replay.damages
         var hard = HardState()
         var isFresh = false
@@ -138,13 +163,12 @@ struct LoadedJournal {
         case .valid(let copy): hard = copy.state
         case .absent:
             isFresh = segments.isEmpty
-            if !isFresh || snapshot.index > 0 {
+            if !isFresh || !mayBeFresh || snapshot.index > 0 {
                 damages.append(Damage(place: .hardState, reason: "missing", firstIndex: 0, lastIndex: 0, term: nil))
             }
         case .damaged(let reason):
             damages.append(Damage(place: .hardState, reason: reason, firstIndex: 0, lastIndex: 0, term: nil))
         }
-        hard.commit = max(hard.commit, replay.commit)
         // Damage below the snapshot is no loss.
         damages.removeAll { damage in
             guard damage.place != .hardState, let last = damage.lastIndex else { return false }
@@ -153,7 +177,7 @@ struct LoadedJournal {
         var base = replay.base
         var entries = replay.entries
         var needsReset = false
-        if !damages.isEmpty {
+        if damages.contains(where: { $0.place != .hardState }) {
             (base, entries) = replay.undamagedPrefix
             let prefix = RaftLogPrefix(base: base, entries: entries)
             if prefix.term(at: snapshot.index) != snapshot.term { (base, entries) = (snapshot.position, []) }
@@ -179,6 +203,18 @@ struct LoadedJournal {
             }
         }
         if needsReset { (base, entries) = (snapshot.position, []) }
+        let last = entries.last?.position ?? base
+        let recovery = owed(damages, hardTerm: hard.term, snapshot: snapshot, last: last)
+        // After damage only what was known to be committed before it, or since, is trusted: see LogReplay.
+        hard.commit = recovery == nil ? max(hard.commit, replay.commit) : replay.undamagedCommit
+        if hardStateIsLost { hard.term = max(hard.term, last.term) }
+        if record != .absent, let recovery {
+            let what =
+                recovery.isSettled(by: last)
+                ? "this is done at the next start" : "until the log has passed \(recovery.floorText)"
+            damages.append(
+                Damage(place: .unfinishedRecovery, reason: what, firstIndex: last.index + 1, lastIndex: nil, term: nil))
+        }
         let outcome: RecoveredJournal.Outcome
         if !damages.isEmpty {
             outcome = .damaged(damages)
@@ -190,11 +226,65 @@ struct LoadedJournal {
         var report = report
         report.outcome = outcome
         report.base = base
-        report.last = entries.last?.position ?? base
-        let log = RecoveredLog(hardState: hard, snapshot: snapshot, base: base, entries: entries)
+        report.last = last
+        report.recovery = recovery
+        let log = RecoveredLog(hardState: hard, snapshot: snapshot, base: base, entries: entries, recovery: recovery)
         let readable = max(replay.last, snapshot.position)
-        return (RecoveredJournal(outcome: outcome, log: log, lastReadable: readable, report: report), needsReset)
+        var recovered = RecoveredJournal(outcome: outcome, log: log, lastReadable: readable, report: report)
+        recovered.configuration =
+            replay.configuration.flatMap { try? RaftConfiguration(decoding: $0) } ?? snapshot.configuration
+        return (recovered, needsReset)
     }
+
+    private var hardStateIsLost: Bool {
+        switch hardState {
+        case .valid: false
+        case .absent: !segments.isEmpty
+        case .damaged: true
+        }
+    }
+
+    /// What the node owes by the damage found now and by what the record says of earlier damage.
+    private func owed(_ damages: [Damage], hardTerm: UInt64, snapshot: SnapshotMetadata, last: LogPosition)
+        -> LogRecovery?
+    {
+        var owed: LogRecovery?
+        if !damages.isEmpty {
+            let isTermLost = damages.contains { $0.place == .hardState }
+            let unknown = LogPosition(index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm))
+            // A lost hard state beside a log that is not there at all: anything may have been in it.
+            let isLogGone = isTermLost && segments.isEmpty
+            // Without its term a position is none (a segment that ends right behind damage).
+            let isNameless = replay.last.index > 0 && replay.last.term == 0
+            var floor = replay.endsInDamage || isLogGone || isNameless ? unknown : max(replay.last, snapshot.position)
+            // What precedes the damage is newer than the log's end: a truncation was lost, and the log ends with entries that
+            // it removed. Only a leader can tell which: any entry of a leader behind them settles it.
+            if last > floor { floor = LogPosition(index: last.index + 1, term: last.term) }
+            owed = LogRecovery(floor: floor, isTermLost: isTermLost)
+        }
+        switch record {
+        case .absent: return owed
+        case .valid(let record): return owed.map { record.recovery.joined(with: $0) } ?? record.recovery
+        case .damaged:
+            // It may have said anything.
+            let unknown = LogPosition(index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm))
+            let worst = LogRecovery(floor: unknown, isTermLost: true)
+            return owed.map { worst.joined(with: $0) } ?? worst
+        }
+    }
+}
+
+extension LogRecovery {
+    /// The debts of two damages.
+    func joined(with other: LogRecovery) -> LogRecovery {
+        var floor = max(floor, other.floor)
+        let isTermLost = isTermLost || other.isTermLost
+        // An unknown floor goes as far as the term that is lost, which no known position can be set against.
+        if isTermLost && !(isFloorKnown && other.isFloorKnown) { floor.index = LogRecovery.unknownIndex }
+        return LogRecovery(floor: floor, isTermLost: isTermLost)
+    }
+
+    var floorText: String { isFloorKnown ? "\(floor)" : "any entry of term \(floor.term)" }
 }
 
 /// Looks up terms in a contiguous run of entries.

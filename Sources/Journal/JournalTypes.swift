@@ -76,7 +76,8 @@ public struct RecoveredJournal: Sendable {
         /// The last batch before a crash was incomplete. It had not been acknowledged and was removed.
         case tornTail(TornTail)
         /// Something that may have been acknowledged is unreadable or missing. `log.entries` is what precedes the damage.
-        /// The journal refuses writes: the node must not vote, lead or acknowledge on what is left.
+        /// Unless it was opened for salvage the journal refuses writes: the node must not vote, lead or acknowledge on
+        /// what is left.
         case damaged([Damage])
     }
 
@@ -86,6 +87,22 @@ public struct RecoveredJournal: Sendable {
     /// The last readable entry anywhere, also behind damage.
     public var lastReadable: LogPosition
     public var report: JournalReport
+    /// Damaged, and opened for salvage: it takes writes, and `log.recovery` says what the node owes.
+    public internal(set) var isSalvaged = false
+    /// The newest configuration that is readable anywhere, also behind damage; empty if there is none.
+    public var configuration = RaftConfiguration()
+
+    /// True if damage took something that only other members can bring back, and there is no other voter.
+    public func isBeyondRepair(for node: NodeID) -> Bool {
+        guard let recovery = log.recovery, configuration.voters == [node], !configuration.isJoint else { return false }
+        return log.last < recovery.floor
+    }
+
+    /// Not only the hard state.
+    var isLogDamaged: Bool {
+        guard case .damaged(let damages) = outcome else { return false }
+        return damages.contains { $0.place != .hardState && $0.place != .unfinishedRecovery }
+    }
 
     public var isDamaged: Bool { if case .damaged = outcome { true } else { false } }
 }
@@ -105,6 +122,8 @@ public struct Damage: Hashable, Sendable, CustomStringConvertible {
         case hardState
         /// The log begins after what the snapshot covers.
         case gapBehindSnapshot
+        /// Earlier damage, which the other members have not made good for yet.
+        case unfinishedRecovery
     }
 
     public var place: Place
@@ -117,6 +136,9 @@ public struct Damage: Hashable, Sendable, CustomStringConvertible {
     public var term: UInt64?
 
     public var description: String {
+        if let lastIndex, lastIndex < firstIndex, case .segment(let name, let offset) = place {
+            return "\(name) at byte \(offset): \(reason); no entry is lost"
+        }
         let range =
             lastIndex.map { $0 == firstIndex ? "entry \($0)" : "entries \(firstIndex) to \($0)" }
             ?? "entries from \(firstIndex) on"
@@ -125,6 +147,7 @@ public struct Damage: Hashable, Sendable, CustomStringConvertible {
         case .missingSegment(let serial): return "segment \(serial) is missing; \(range) lost"
         case .hardState: return "hard state: \(reason)"
         case .gapBehindSnapshot: return "the log begins after the snapshot; \(range) lost"
+        case .unfinishedRecovery: return "earlier damage is not healed yet: \(reason)"
         }
     }
 }
@@ -145,6 +168,10 @@ public struct JournalReport: Hashable, Sendable {
 
     public var segments: [Segment] = []
     public var spares: [String] = []
+    /// Damaged segments that are kept until what they held is here again.
+    public var setAside: [String] = []
+    /// What the node owes since its journal was damaged.
+    public var recovery: LogRecovery?
     public var hardState: HardState?
     public var outcome: RecoveredJournal.Outcome = .fresh
     public var base: LogPosition = .zero

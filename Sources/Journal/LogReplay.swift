@@ -13,13 +13,25 @@ struct LogReplay {
     private(set) var damages: [Damage] = []
     private var openDamage: Int?
     private(set) var commit: UInt64 = 0
+    /// What was known to be committed when the damaged place was written. What precedes the damage may hold entries that a
+    /// lost truncation replaced, but none of these; a commit index from behind the damage says nothing about it.
+    private var prefixCommit: UInt64?
+    private(set) var highestTerm: UInt64 = 0
+    /// The payload of the newest configuration seen, even if it was truncated later.
+    private(set) var configuration: [UInt8]?
     private var began = false
 
     var last: LogPosition { entries.last?.position ?? base }
     /// What may be used although there is damage.
     var undamagedPrefix: (base: LogPosition, entries: [LogEntry]) { prefix ?? (base, entries) }
+    var undamagedCommit: UInt64 { prefixCommit ?? commit }
+    /// Nothing readable follows some damage.
+    var endsInDamage: Bool { openDamage != nil }
 
-    mutating func noteCommit(_ value: UInt64) { commit = max(commit, value) }
+    private mutating func noteCommit(_ payload: [UInt8]) {
+        guard payload.count == RecordFormat.markPayloadBytes else { return }
+        commit = max(commit, payload.withUnsafeBytes { $0.u64(8) })
+    }
 
     mutating func beginSegment(_ header: SegmentHeader, name: String, expectedChain: UInt32?) {
         if !began {
@@ -46,7 +58,16 @@ struct LogReplay {
     }
 
     mutating func addDamage(_ place: Damage.Place, reason: String, lost: RecordHeader?) {
-        if prefix == nil { prefix = (base, entries) }
+        if let lost, lost.type == .mark, openDamage == nil, lost.index == last.index, lost.term == last.term {
+            // The end of a batch whose entries are all here.
+            damages.append(
+                Damage(place: place, reason: reason, firstIndex: lost.index + 1, lastIndex: lost.index, term: nil))
+            return
+        }
+        if prefix == nil {
+            prefix = (base, entries)
+            prefixCommit = commit
+        }
         if let lost, lost.type == .entry, openDamage == nil, lost.index == last.index + 1 {
             damages.append(
                 Damage(place: place, reason: reason, firstIndex: lost.index, lastIndex: lost.index, term: lost.term))
@@ -73,8 +94,26 @@ struct LogReplay {
         restart(at: position)
     }
 
+    /// A readable truncation replaces whatever the log held from `index` on, also before the damage.
+    private mutating func truncatePrefix(from index: UInt64) {
+        guard let before = prefix, index > before.base.index,
+            index <= before.base.index + UInt64(before.entries.count) + 1
+        else { return }
+        let kept = Array(before.entries.prefix(Int(index - before.base.index - 1)))
+        if damages.allSatisfy({ $0.term != nil }) {
+            // All that was lost are entries that this removes, and what follows continues the prefix.
+            (base, entries) = (before.base, kept)
+            prefix = nil
+            prefixCommit = nil
+            damages = []
+        } else {
+            prefix = (before.base, kept)
+        }
+    }
+
     mutating func apply(_ record: ScannedRecord, segment: String) {
         let header = record.header
+        if header.type != .truncate { highestTerm = max(highestTerm, header.term) }
         switch header.type {
         case .entry:
             if openDamage != nil {
@@ -88,6 +127,7 @@ struct LogReplay {
                     .segment(segment, offset: record.offset), reason: "entry \(header.index) after \(last)", lost: nil)
                 return apply(record, segment: segment)
             }
+            if kind == .configuration { configuration = record.payload }
             entries.append(LogEntry(index: header.index, term: header.term, kind: kind, payload: record.payload))
         case .truncate:
             if openDamage != nil {
@@ -99,14 +139,24 @@ struct LogReplay {
             } else if header.index <= last.index {
                 entries.removeSubrange(Int(header.index - base.index - 1)...)
             }
+            truncatePrefix(from: header.index)
         case .reset:
             // A stored snapshot took the place of everything before, damaged or not.
             damages = []
             openDamage = nil
             prefix = nil
+            prefixCommit = nil
             restart(at: LogPosition(index: header.index, term: header.term))
         case .mark:
-            break
+            // It names the last entry, readable or not.
+            let position = LogPosition(index: header.index, term: header.term)
+            if openDamage != nil {
+                closeDamage(before: position.index + 1, restartAt: position)
+            } else if entries.isEmpty && base.index == position.index {
+                // A run that began behind damage did not know the term.
+                base = position
+            }
+            noteCommit(record.payload)
         }
     }
 }

@@ -96,9 +96,11 @@ struct SegmentHeader: Hashable {
     var base: LogPosition
     /// The chain value at the end of the segment before.
     var previousChain: UInt32
+    /// Size of the file, so that one that was cut short is known by it; 0 in segments of the first version of the program.
+    var bytes: UInt32
 
     /// One sector: magic u64, version u32, CRC u32 of everything else, serial u64, cluster u64, node 16, base index u64, base
-    /// term u64, previous chain u32, zeros.
+    /// term u64, previous chain u32, bytes u32, zeros.
     func encode(into image: inout [UInt8]) {
         var writer = ByteWriter(capacity: RecordFormat.sector)
         writer.u64(RecordFormat.segmentMagic)
@@ -110,6 +112,7 @@ struct SegmentHeader: Hashable {
         writer.u64(base.index)
         writer.u64(base.term)
         writer.u32(previousChain)
+        writer.u32(bytes)
         writer.raw(repeatElement(0, count: RecordFormat.sector - writer.count))
         writer.patch(u32: SegmentHeader.crc(writer.bytes[...]), at: 12)
         image.append(contentsOf: writer.bytes)
@@ -122,7 +125,8 @@ struct SegmentHeader: Hashable {
 
     enum Failure: Error { case damaged, version(UInt32) }
 
-    init(serial: UInt64, identity: JournalIdentity, base: LogPosition, previousChain: UInt32) {
+    init(serial: UInt64, identity: JournalIdentity, base: LogPosition, previousChain: UInt32, bytes: UInt32) {
+        self.bytes = bytes
         self.serial = serial
         self.identity = identity
         self.base = base
@@ -132,14 +136,17 @@ struct SegmentHeader: Hashable {
     init(decoding bytes: [UInt8]) throws(Failure) {
         guard bytes.count >= RecordFormat.sector else { throw .damaged }
         let sector = bytes[0..<RecordFormat.sector]
-        let (magic, version, crc, serial, cluster, high, low, index, term, chain) = sector.withUnsafeBytes { b in
-            (b.u64(0), b.u32(8), b.u32(12), b.u64(16), b.u64(24), b.u64(32), b.u64(40), b.u64(48), b.u64(56), b.u32(64))
+        let (magic, version, crc, serial, cluster, high, low, index, term, chain, size) = sector.withUnsafeBytes { b in
+            (
+                b.u64(0), b.u32(8), b.u32(12), b.u64(16), b.u64(24), b.u64(32), b.u64(40), b.u64(48), b.u64(56),
+                b.u32(64), b.u32(68)
+            )
         }
         guard magic == RecordFormat.segmentMagic, crc == SegmentHeader.crc(sector) else { throw .damaged }
         guard version == RecordFormat.version else { throw .version(version) }
         self.init(
             serial: serial, identity: JournalIdentity(cluster: cluster, node: NodeID(high: high, low: low)),
-            base: LogPosition(index: index, term: term), previousChain: chain)
+            base: LogPosition(index: index, term: term), previousChain: chain, bytes: size)
     }
 }
 

@@ -43,8 +43,11 @@ struct SegmentScanner {
     let bytes: [UInt8]
     let seed: UInt32
     let isLast: Bool
+    /// The file was longer when it was made.
+    let isCutShort: Bool
 
-    init(bytes: [UInt8], serial: UInt64, isLast: Bool) {
+    init(bytes: [UInt8], serial: UInt64, isLast: Bool, isCutShort: Bool = false) {
+        self.isCutShort = isCutShort
         self.bytes = bytes
         seed = RecordFormat.seed(serial: serial)
         self.isLast = isLast
@@ -138,6 +141,10 @@ struct SegmentScanner {
             || isZero(UnsafeRawBufferPointer(rebasing: b[offset..<offset + RecordFormat.headerBytes]))
         {
             if inBatch { return .bad(reason: "a batch without its end", header: nil) }
+            // With room for a header there would be one, if anything had followed.
+            if room < RecordFormat.headerBytes && isCutShort {
+                return .bad(reason: "the file is cut short", header: nil)
+            }
             return firstNonzero(b, from: offset) == nil ? .end : .bad(reason: "a hole", header: nil)
         }
         guard let header = RecordHeader(b, at: offset, seed: seed) else {
@@ -189,6 +196,8 @@ struct SegmentScanner {
     {
         // A segment gets its name after its first batch is synced; and what was resumed behind damage has no beginning.
         guard isLast, batch > 1, batchStart >= 0 else { return false }
+        // A crash leaves the length as it is.
+        if isCutShort && b.count - offset < RecordFormat.headerBytes { return false }
         var mark: (offset: Int, header: RecordHeader)?
         var search = offset
         while let found = nextHeader(b, from: search), let header = RecordHeader(b, at: found, seed: seed) {

@@ -7,7 +7,7 @@ struct PodDecoder {
     let configs: ConfigObjects
 
     /// Most listeners of one pod.
-    static let listenerLimit = 64
+    static let listenerLimit = 16
 
     func pod(_ metadata: Cursor?, _ spec: Cursor?, name: String) -> PodSpec {
         let namedPorts = PodDecoder.namedPorts(spec)

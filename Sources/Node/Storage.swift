@@ -2,6 +2,7 @@
 // While one write syncs, the next batch gathers: group commit without timers.
 import Consensus
 import EventLoop
+import Glibc
 import Journal
 import Model
 import NodeCore
@@ -47,7 +48,8 @@ final class Storage {
     var onInput: ((NodeInput) -> Void)?
     var onLog: ((LogLevel, String) -> Void)?
 
-    /// Opens the journal and finds the newest snapshot. Throws where the node must not start: damage, another node's files.
+    /// Opens the journal and finds the newest snapshot. A damaged journal heals from the other voters. Throws where the node
+    /// must not start: damage without other voters, another node's files.
     static func open(
         loop: EventLoop, directory: DataDirectory, cluster: String
     ) throws(CoterieError) -> (storage: Storage, recovery: NodeRecovery, notes: [String]) {
@@ -69,19 +71,30 @@ final class Storage {
                 state = bytes
             }
             let options = JournalOptions(identity: JournalIdentity(cluster: clusterID, node: directory.id))
+            // Says that there was a journal, should its directory be gone: then this node may have voted.
+            let markPath = directory.path + "/journal-made"
+            let mayBeFresh = access(markPath, F_OK) != 0
             let (journal, recovered) = try Journal.open(
-                disk: disk, options: options, snapshot: newest?.metadata ?? .none)
+                disk: disk, options: options, snapshot: newest?.metadata ?? .none, salvage: true, mayBeFresh: mayBeFresh
+            )
             switch recovered.outcome {
             case .fresh, .clean: break
             case .tornTail(let tail): notes.append("an unfinished write at the end of \(tail.segment) was removed")
+            case .damaged(let places) where recovered.isSalvaged:
+                let what = places.map(\.description).joined(separator: "; ")
+                notes.append(
+                    "the journal in \(directory.journalPath) is damaged: \(what); it heals from the other voters, and until then "
+                        + "this node does not lead")
             case .damaged(let places):
+                let what = places.map(\.description).joined(separator: "; ")
                 throw CoterieError(
                     .failed,
-                    "the journal in \(directory.journalPath) is damaged: \(places.map(\.description).joined(separator: "; "))",
+                    "the journal in \(directory.journalPath) is damaged, and no other voter has what is lost: \(what)",
                     hint:
                         "look at it with: coterie journal verify --data \(directory.path); to rejoin as a new node, move the directory away"
                 )
             }
+            if mayBeFresh { try writeFileDurably(markPath, [], mode: 0o600) }
             let promisePath = directory.path + "/promise"
             var promise: BootstrapPromise?
             if let bytes = try? readFile(promisePath, limit: 4_096) {
@@ -91,7 +104,7 @@ final class Storage {
             }
             let isVirgin =
                 newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0
-                && recovered.log.base == .zero
+                && recovered.log.base == .zero && recovered.log.recovery == nil
             let storage = try Storage(loop: loop, journal: journal, store: store, promisePath: promisePath)
             let recovery = NodeRecovery(log: recovered.log, isVirgin: isVirgin, promise: promise, state: state)
             return (storage, recovery, notes)

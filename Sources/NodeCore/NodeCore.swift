@@ -279,7 +279,7 @@ public struct NodeCore: Sendable {
     }
 
     private mutating func updateStanding() {
-        let isMember = raft.map { $0.lastIndex > 0 || $0.snapshot.index > 0 } ?? false
+        let isMember = raft.map { $0.lastIndex > 0 || $0.snapshot.index > 0 || $0.recovery != nil } ?? false
         let cordoned = state.scheduling.isCordoned(options.id)
         guard standing.state != (isMember ? .member : .virgin) || standing.cordoned != cordoned else { return }
         standing.state = isMember ? .member : .virgin
@@ -390,6 +390,9 @@ public struct NodeCore: Sendable {
             case .sendSnapshot(let send): effects.append(.sendSnapshot(send))
             case .storeSnapshotChunk(let chunk): effects.append(.storeSnapshotChunk(chunk))
             case .restoreSnapshot(let metadata): restore(metadata)
+            case .recovered(let through):
+                let why = "the damaged journal is whole again through entry \(through.index): this node votes again"
+                effects.append(.log(.info, why))
             }
         }
         return again
@@ -532,13 +535,24 @@ public struct NodeCore: Sendable {
         guard shutdown == nil else { return }
         let leads = raft?.isLeader ?? false
         shutdown = Shutdown(deadline: now + .seconds(2), isTransferring: leads)
-        if leads { raftInput(.transfer(to: nil)) }
+        if leads { raftInput(.transfer(to: successor)) }
         if !leads { membership.handle(.leave, now: now) }
+    }
+
+    /// The voter that shall lead next: one that gossip knows to be there, for Raft finds out later that a voter has gone.
+    private var successor: NodeID? {
+        guard let raft else { return nil }
+        let present = raft.configuration.voters.filter { $0 != options.id && membership.member($0)?.state == .alive }
+        return present.max { (raft.matchIndex(of: $0) ?? 0, $1) < (raft.matchIndex(of: $1) ?? 0, $0) }
     }
 
     private mutating func advanceShutdown() {
         guard var current = shutdown else { return }
-        if current.isTransferring && !(raft?.isLeader ?? false) {
+        // It leaves as well if nobody can be handed to, or took over in time.
+        let isLate = current.isTransferring && now >= current.deadline
+        if isLate { current.deadline = now + .milliseconds(500) }
+        let isAlone = raft?.transferTarget == nil && successor == nil
+        if current.isTransferring, isLate || isAlone || !(raft?.isLeader ?? false) {
             current.isTransferring = false
             shutdown = current
             membership.handle(.leave, now: now)
@@ -548,16 +562,9 @@ public struct NodeCore: Sendable {
         if (current.hasLeft && !current.isTransferring) || now >= current.deadline {
             shutdown = nil
             effects.append(.stopped)
-        } else if current.isTransferring, raft?.transferTarget == nil, raft?.otherVotersExist == false {
-            // A cluster of one has nobody to hand over to.
-            current.isTransferring = false
-            shutdown = current
-            membership.handle(.leave, now: now)
-            drainMembership()
+        } else if current.isTransferring, raft?.transferTarget == nil {
+            // The one that was chosen did not answer.
+            raftInput(.transfer(to: successor))
         }
     }
-}
-
-extension Raft {
-    var otherVotersExist: Bool { configuration.voters.contains { $0 != id } }
 }

@@ -26,6 +26,11 @@ struct ClusterOracle {
         var seenIn: UInt64
     }
 
+    private struct Vote: Hashable {
+        var node: Int
+        var term: UInt64
+    }
+
     private struct Execution {
         var index: UInt64
         var reply: [UInt8]
@@ -34,6 +39,7 @@ struct ClusterOracle {
     private(set) var replica = StateReplica()
     private var committed: [Committed] = []
     private var leaders: [UInt64: Int] = [:]
+    private var votes: [Vote: NodeID] = [:]
     private var checksums: [LogPosition: UInt32] = [:]
     private var digests: [UInt64: UInt32] = [:]
     private var executions: [Command: Execution] = [:]
@@ -50,6 +56,7 @@ struct ClusterOracle {
         host.log = LogView(base: recovery.log.base.index, entries: recovery.log.entries)
         host.lastTerm = 0
         host.lastCommit = 0
+        host.unsyncedVotes = []
         if recovery.log.snapshot.index > committedIndex {
             throw Violation(
                 "node \(host.index) starts from a snapshot of \(recovery.log.snapshot.index), which was never committed"
@@ -64,6 +71,7 @@ struct ClusterOracle {
             case .persist(let request), .found(let request):
                 try host.log.take(request)
                 for entry in request.entries { try record(entry, by: host.index) }
+                if let state = request.hardState { host.unsyncedVotes.append((request.ticket, state)) }
             default: break
             }
         }
@@ -88,6 +96,19 @@ struct ClusterOracle {
         }
         if core.appliedIndex > 0, core.appliedIndex % 16 == 0, core.appliedIndex == raft.commitIndex {
             try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
+        }
+    }
+
+    /// What is durable binds: one vote a term, in all lives of a node.
+    mutating func persisted(through ticket: UInt64, of host: SimulatedHost) throws {
+        while let (first, state) = host.unsyncedVotes.first, first <= ticket {
+            host.unsyncedVotes.removeFirst()
+            guard let vote = state.vote else { continue }
+            let key = Vote(node: host.index, term: state.term)
+            if let other = votes[key], other != vote {
+                throw Violation("node \(host.index) votes twice in term \(state.term)")
+            }
+            votes[key] = vote
         }
     }
 

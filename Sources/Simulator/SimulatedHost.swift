@@ -63,6 +63,8 @@ final class SimulatedHost {
     // MARK: What the oracle knows of this life
 
     var log = LogView()
+    /// Terms and votes that are on their way to the disk.
+    var unsyncedVotes: [(ticket: UInt64, state: HardState)] = []
     var lastTerm: UInt64 = 0
     var lastCommit: UInt64 = 0
     var wasLeader = false

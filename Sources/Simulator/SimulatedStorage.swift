@@ -277,7 +277,7 @@ final class SimulatedStorage {
         try result.get()
     }
 
-    private static func readPromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {
+    static func readPromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {
         guard let bytes = disk.contents(promiseName) else { return nil }
         do { return try BootstrapPromise(decoding: bytes) } catch {
             throw Violation("a crash damaged the promise: \(error)")

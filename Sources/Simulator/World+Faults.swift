@@ -24,7 +24,7 @@ extension World {
 
     func inject() {
         let i = Int(generator.next() % UInt64(hosts.count))
-        let kind = generator.next() % 12
+        let kind = settings.onlyPausesLeaders ? 9 : generator.next() % 12
         note(11, kind, UInt64(i), text: "fault \(kind) at \(i)")
         switch kind {
         case 0, 1:
@@ -61,8 +61,8 @@ extension World {
         case 8: heal()
         case 9:
             guard settings.pauses else { return }
-            let victim = chance(0.5) ? leader ?? i : i
-            hosts[victim].pausedUntil = now + random(20_000..<900_000)
+            let victim = settings.onlyPausesLeaders || chance(0.6) ? leader ?? i : i
+            hosts[victim].pausedUntil = now + random((settings.onlyPausesLeaders ? 600_000 : 20_000)..<1_500_000)
         case 10:
             guard settings.orders else { return }
             let target = leader ?? i

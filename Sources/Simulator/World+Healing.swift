@@ -96,10 +96,13 @@ extension World {
             guard let raft = core.raft else {
                 return "  \(host.name): virgin, life \(host.life), knows \(members) alive, \(core.bootstrapOutline)"
             }
+            let leader = raft.leader.flatMap { index(of: $0) }.map { "n\($0)" } ?? "nobody"
+            let voters = raft.configuration.voters.compactMap { index(of: $0) }
+            let learners = raft.configuration.learners.compactMap { index(of: $0) }
             return """
-                  \(host.name): \(raft.role) of \(raft.leader.flatMap { index(of: $0) }.map { "n\($0)" } ?? "nobody") in term \(raft.term), \
+                  \(host.name): \(raft.role) of \(leader) in term \(raft.term), \
                 commit \(raft.commitIndex), last \(raft.lastIndex), applied \(core.appliedIndex), voters \
-                \(raft.configuration.voters.compactMap { index(of: $0) }), learners \(raft.configuration.learners.compactMap { index(of: $0) }), \
+                \(voters), learners \(learners), \
                 knows \(members) alive, life \(host.life), paused \(host.pausedUntil > now), \(core.softState)
                 """
         }.joined(separator: "\n")

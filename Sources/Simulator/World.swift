@@ -78,6 +78,8 @@ public final class World {
     var nextJob: UInt64 = 1
     /// Through the nodes' own doors, by number.
     var localCalls: [UInt64: LocalCall] = [:]
+    /// The node whose turn ends with this event.
+    var turnEnds: Int?
     var probe = Probe()
     public internal(set) var figures = Figures()
 
@@ -137,6 +139,7 @@ public final class World {
         // Jobs always; of the rest some. The last client only asks when all is over.
         var roles: [SimulatedClient.Role] = [.porter, .elector, .elector, .observer, .keeper]
         roles.shuffle(using: &generator)
+        if settings.onlyPausesLeaders { roles = [.observer, .observer, .observer, .keeper, .porter] }
         roles = [.producer, .worker] + roles
         for i in 0..<settings.clients {
             clients.append(SimulatedClient(index: i, role: roles[i % roles.count], generator: generator.fork()))
@@ -161,6 +164,11 @@ public final class World {
                 now = max(now, next.time)
                 steps += 1
                 try handle(next.event)
+                if let resumed = turnEnds {
+                    turnEnds = nil
+                    hosts[resumed].isFlushScheduled = false
+                    try flush(resumed)
+                }
             }
             figures.committed = oracle.committedIndex
         } catch {
@@ -192,6 +200,13 @@ public final class World {
     static func checksum(_ bytes: [UInt8]) -> UInt64 { UInt64(CRC32C.checksum(bytes)) }
 
     // MARK: - Events
+
+    /// When a process that stood still reads again what a peer sent: its sockets become readable in any order, so that it may
+    /// well hear a client first, and only then that it was deposed.
+    private func readableAgain(from: Int, to: Int) -> MonotonicTime {
+        let end = hosts[to].pausedUntil
+        return end + .microseconds(Int64((end.nanoseconds / 1_000 &+ UInt64(from) &* 7_919) % 4_000))
+    }
 
     /// True if the event has to wait, or is lost with its process.
     private func postponed(_ i: Int, _ event: Event) -> Bool {
@@ -225,9 +240,8 @@ public final class World {
             feed(i, .refusedDatagram(hosts[by].address))
         case .frame(let from, let to, let epoch, let kind, let payload):
             guard links[link(from, to)].epoch == epoch else { return }
-            guard hosts[to].pausedUntil <= now || !hosts[to].isUp else {
-                return schedule(at: hosts[to].pausedUntil, event)
-            }
+            let readable = hosts[to].isUp ? readableAgain(from: from, to: to) : now
+            guard readable <= now else { return schedule(at: readable, event) }
             arrive(from: from, to: to, epoch: epoch, kind, payload)
         case .dialled(let from, let to, let epoch, let attempt):
             guard links[link(from, to)].epoch == epoch, !postponed(from, event) else { return }
@@ -364,6 +378,8 @@ public final class World {
         let host = hosts[i]
         guard host.isUp else { return }
         host.core?.handle(input, now: host.localTime(now))
+        // A process that goes on after a pause takes what has piled up in several turns.
+        if host.pausedUntil == now, chance(0.3) { turnEnds = i }
         guard !host.isFlushScheduled else { return }
         host.isFlushScheduled = true
         schedule(after: random(1..<40), .flush(i, life: host.life))
@@ -398,6 +414,7 @@ public final class World {
         case .persist(let request): host.storage?.persist(request)
         case .found(let request):
             note(7, UInt64(i), text: "found \(i)")
+            try checkPromises(of: request, by: host)
             host.storage?.found(request)
         case .persistPromise(let promise): host.storage?.persistPromise(promise)
         case .makeSnapshot(let metadata, let state):
@@ -417,6 +434,20 @@ public final class World {
             // A node reports as an error what can not happen between sound nodes; a failed disk is our own doing.
             if level == .error, !text.hasPrefix("the disk failed") { throw Violation("node \(i) logs: \(text)") }
         case .stopped: stopped(i)
+        }
+    }
+
+    /// Who founds a cluster holds the promises of all that shall vote in it, on their disks.
+    private func checkPromises(of request: PersistRequest, by founder: SimulatedHost) throws {
+        guard let payload = request.entries.first?.payload else {
+            throw Violation("a cluster is founded without an entry")
+        }
+        for voter in try RaftConfiguration(decoding: payload).voters {
+            guard let i = index(of: voter) else { throw Violation("a stranger is to vote") }
+            guard let promise = try SimulatedStorage.readPromise(hosts[i].disks.promises),
+                promise.initiator == founder.id,
+                promise.voters.contains(voter)
+            else { throw Violation("node \(founder.index) founds a cluster without the promise of node \(i)") }
         }
     }
 
@@ -456,6 +487,7 @@ public final class World {
             switch outcome {
             case .input(let input):
                 if case .snapshotInstalled = input { figures.snapshotsInstalled += 1 }
+                if case .persisted(let ticket) = input { try oracle.persisted(through: ticket, of: host) }
                 feed(i, input)
             case .chunk(let chunk, let to):
                 if let effect = host.core?.snapshotFrame(chunk, to: to) { try perform(effect, i) }

@@ -27,6 +27,9 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
     /// Bytes of a snapshot in one message.
     public var chunkBytes: Int
     public var snapshotEntries: Int
+    /// Nothing goes wrong but leaders that stand still for a while and then go on, with many readers: the moment at which a
+    /// node that was deposed could tell what is out of date.
+    public var onlyPausesLeaders = false
     /// Ten times quicker gossip than a real cluster's.
     public var quickGossip = true
 
@@ -52,6 +55,16 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         chunkBytes = [400, 3_000, 1 << 20][Int(generator.next() % 3)]
         snapshotEntries = [15, 60, 200, 50_000][Int(generator.next() % 4)]
         quickGossip = generator.chance(0.9)
+        if nodes >= 3, generator.chance(0.1) { pauseLeadersOnly() }
+    }
+
+    /// See ``onlyPausesLeaders``.
+    public mutating func pauseLeadersOnly() {
+        onlyPausesLeaders = true
+        (crashes, partitions, pauses, diskFaults, orders) = (false, false, true, false, false)
+        (loss, duplication) = (0, 0)
+        clients = max(clients, 5)
+        faultPause = .milliseconds(1_500)
     }
 
     public var description: String {

@@ -38,6 +38,7 @@ struct Oracle {
     private(set) var readsAnswered = 0
     private(set) var snapshotsRestored = 0
     private(set) var configurationsCommitted = 0
+    private(set) var recoveries = 0
     private var lastTerm: [Int: UInt64] = [:]
     private var lastCommit: [Int: UInt64] = [:]
 
@@ -96,6 +97,7 @@ struct Oracle {
             if let term = committed[metadata.index], term != metadata.term {
                 throw OracleFailure("snapshot of an uncommitted entry")
             }
+        case .recovered: recoveries += 1
         case .send, .leaderChanged, .steppedDown, .transferFailed, .configurationChanged, .sendSnapshot,
             .storeSnapshotChunk:
             break
@@ -192,6 +194,10 @@ struct Oracle {
         if leader.commitIndex < highestCommitted { throw OracleFailure("committed entries are gone") }
         for node in world.nodes where leader.configuration.members.contains(node.id) {
             guard let raft = node.raft else { throw OracleFailure("node \(node.index) is down at the end") }
+            if let recovery = raft.recovery {
+                throw OracleFailure("node \(node.index) is not whole again: it owes \(recovery)")
+            }
+            if node.isMarkedDamaged { throw OracleFailure("node \(node.index) has not forgotten its damage") }
             if raft.term != leader.term {
                 throw OracleFailure("node \(node.index) is in term \(raft.term) of \(leader.term)")
             }

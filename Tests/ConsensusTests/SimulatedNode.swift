@@ -21,6 +21,12 @@ final class SimulatedNode {
     private var snapshots: SnapshotStore
     var isUp: Bool { raft != nil }
     private(set) var isFenced = false
+    /// Its disk was damaged, and it does not have again what was on it.
+    private(set) var isMarkedDamaged = false
+    private(set) var isTermLost = false
+    private var wasDamaged = false
+    /// A journal was made here.
+    private var hasStarted = false
     /// Counts starts: what was under way in an earlier life has no effect in this one.
     private(set) var life = 0
     var pausedUntil = MonotonicTime.zero
@@ -57,20 +63,28 @@ final class SimulatedNode {
         pausedUntil = now
         snapshots = SnapshotStore(disk: snapshotDisk, cluster: 1)
         let newest = try snapshots.newest()
-        if !newest.damaged.isEmpty { throw OracleFailure("node \(index): damaged snapshots \(newest.damaged)") }
+        if !newest.damaged.isEmpty && !wasDamaged {
+            throw OracleFailure("node \(index): damaged snapshots \(newest.damaged)")
+        }
         let metadata = newest.snapshot?.metadata ?? .none
-        let opened = try Journal.open(disk: logDisk, options: journalOptions, snapshot: metadata)
-        if opened.recovered.isDamaged {
+        let opened = try Journal.open(
+            disk: logDisk, options: journalOptions, snapshot: metadata, salvage: true, mayBeFresh: !hasStarted)
+        if opened.recovered.isDamaged && !isMarkedDamaged {
             throw OracleFailure("node \(index): a crash was taken for damage: \(opened.recovered.outcome)")
         }
         var recovered = opened.recovered.log
         var journal = opened.journal
         // A founder that crashed before its first write was durable founds again.
-        if let founding, recovered.hardState.term == 0, recovered.entries.isEmpty, recovered.snapshot.index == 0 {
+        if let founding, recovered.recovery == nil, recovered.hardState.term == 0, recovered.entries.isEmpty,
+            recovered.snapshot.index == 0
+        {
             recovered = .founding(founding)
             try journal.write([.founding(recovered)])
         }
         self.journal = journal
+        hasStarted = true
+        if !journal.isRecovering { isMarkedDamaged = false }
+        isTermLost = recovered.recovery?.isTermLost ?? false
         var options = RaftOptions()
         options.maxAppendEntries = [1, 3, 64][Int(generator.next() % 3)]
         options.maxInflightMessages = [1, 2, 32][Int(generator.next() % 3)]
@@ -97,6 +111,10 @@ final class SimulatedNode {
     func write() -> WriteOutcome {
         do throws(JournalError) {
             try journal?.write(writing)
+            if writing.contains(where: { $0.recovered }) {
+                isMarkedDamaged = false
+                isTermLost = false
+            }
             if generator.chance(0.5) { _ = try journal?.maintain() }
             return .done
         } catch {
@@ -165,5 +183,28 @@ final class SimulatedNode {
         guard chunk.isLast else { return [.snapshotChunkStored(snapshot: position, nextOffset: next)] }
         guard let stored = try? snapshots.finishReceiving() else { return [.snapshotRejected(snapshot: position)] }
         return [.snapshotInstalled(stored.metadata)]
+    }
+
+    // MARK: Damage
+
+    func markDamaged(isTermLost: Bool) {
+        isMarkedDamaged = true
+        wasDamaged = true
+        if isTermLost { self.isTermLost = true }
+    }
+
+    /// What the disk holds, for the world.
+    func verify() throws -> JournalReport {
+        let newest = try SnapshotStore(disk: snapshotDisk, cluster: 1).newest().snapshot?.metadata ?? .none
+        return try Journal.verify(disk: logDisk, identity: JournalIdentity(cluster: 1, node: id), snapshot: newest)
+    }
+
+    /// The last readable entry on disk.
+    func endOfLog() throws -> LogPosition {
+        try Journal.open(disk: logDisk.copy(), options: journalOptions).recovered.lastReadable
+    }
+
+    func loggedEntries() throws -> [LogEntry] {
+        try Journal.open(disk: logDisk.copy(), options: journalOptions).recovered.log.entries
     }
 }

@@ -149,7 +149,12 @@ def failover(cluster):
     acknowledgements around the kill."""
     gaps = []
     for trial in range(options.kills):
+        # A node that has just come back may know the leader's id before gossip tells its name.
+        end = time.monotonic() + 20
         leader = cluster.ask("leader")["name"]
+        while leader not in cluster.queue and time.monotonic() < end:
+            time.sleep(0.1)
+            leader = cluster.ask("leader")["name"]
         survivor = next(n for n in cluster.queue if n != leader)
         host, port = cluster.queue[survivor].rsplit(":", 1)
         connection = socket.create_connection((host, int(port)))
@@ -166,7 +171,7 @@ def failover(cluster):
                         return
                     reply += got
                 times.append(time.monotonic())
-        thread = threading.Thread(target=write)
+        thread = threading.Thread(target=write, daemon=True)
         thread.start()
         time.sleep(0.5)
         pid, words = cluster.processes()[leader]
@@ -198,9 +203,9 @@ def main():
               "coterie": subprocess.run([COTERIE, "version"], capture_output=True, text=True, env=ENV).stdout.strip(),
               "etcd": subprocess.run(["etcd", "--version"], capture_output=True, text=True).stdout.split("\n")[0],
               "beanstalkd": subprocess.run(["beanstalkd", "-v"], capture_output=True, text=True).stdout.strip(), "puts": []}
-    for round in range(options.rounds):
+    for turn in range(options.rounds):
         for connections in (1, 16):
-            cluster = Coterie(f"c{round}-{connections}", 3)
+            cluster = Coterie(f"c{turn}-{connections}", 3)
             leader = cluster.ask("leader")["name"]
             follower = next(n for n in cluster.queue if n != leader)
             for place, name in (("leader", leader), ("follower", follower)):
@@ -208,12 +213,12 @@ def main():
                 report["puts"].append({"system": f"coterie 3 nodes, through the {place}", "connections": connections, "figures": figures})
                 note(f"coterie via {place}, {connections} connections: {json.dumps(figures)[:200]}")
             cluster.stop()
-            beanstalkd = Beanstalkd(f"b{round}-{connections}")
+            beanstalkd = Beanstalkd(f"b{turn}-{connections}")
             figures = bsload(program, f"127.0.0.1:{beanstalkd.port}", connections)
             report["puts"].append({"system": "beanstalkd -b -f 0, one node", "connections": connections, "figures": figures})
             note(f"beanstalkd, {connections}: {json.dumps(figures)[:200]}")
             beanstalkd.stop()
-            etcd = Etcd(f"e{round}-{connections}-")
+            etcd = Etcd(f"e{turn}-{connections}-")
             text = etcd_put(etcd_program, etcd.endpoints, connections)
             report["puts"].append({"system": "etcd 3 nodes", "connections": connections, "figures": text})
             note(f"etcd, {connections}: {text}")
@@ -228,8 +233,10 @@ def main():
     time.sleep(3)
     report["idle_memory_MiB"] = {name: memory(pid) for name, (pid, _) in cluster.processes().items()}
     note(f"start-up {report['startup_milliseconds_3_nodes']}, idle memory {report['idle_memory_MiB']}")
-    gaps = failover(cluster)
-    cluster.stop()
+    try:
+        gaps = failover(cluster)
+    finally:
+        cluster.stop()
     report["failover_gap_milliseconds"] = {"kills": len(gaps), "min": min(gaps), "median": statistics.median(gaps), "max": max(gaps), "all": [round(g, 1) for g in gaps]}
     print(json.dumps(report, indent=1))
     shutil.rmtree(WORK, ignore_errors=True)
