@@ -11,7 +11,7 @@ RUN swift build -c release --static-swift-stdlib --product coterie \
  && swift build -c release --static-swift-stdlib --product coterie-init
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends libuv1 libssl3 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends libuv1 libssl3 libstdc++6 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/.build/release/coterie /src/.build/release/coterie-console /src/.build/release/coterie-init /usr/local/bin/
 VOLUME /var/lib/coterie
 EXPOSE 7630/udp 7630/tcp 7631/tcp 11300/tcp

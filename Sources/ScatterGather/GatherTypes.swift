@@ -105,6 +105,8 @@ public enum AttemptOutcome: Hashable, Sendable {
 
     public var text: String {
         switch self {
+        case .exited(126): "exit code 126: the command can not be executed"
+        case .exited(127): "exit code 127: the command was not found"
         case .exited(let code): "exit code \(code)"
         case .signalled(let number): "killed by signal \(number)"
         case .timedOut: "timed out"

@@ -42,19 +42,14 @@ enum Page {
         }
         async function refresh() {
           try {
-            const s = await get('status');
+            const [s, m, q, p, g, e] = await Promise.all(['status', 'members', 'queues', 'pods', 'gathers', 'elections'].map(get));
             document.getElementById('title').textContent = 'Coterie: ' + s.cluster.name;
             document.getElementById('sub').textContent = `seen by ${s.node.name} (${s.node.role}) · leader ${s.leader ? s.leader.name : 'none'} · term ${s.term} · committed ${s.commitIndex} · version ${s.version}`;
             cards([['members alive', s.members.alive], ['suspect or dead', s.members.suspect + s.members.dead], ['jobs ready', s.queues.ready], ['jobs reserved', s.queues.reserved], ['pods running', s.pods.running]]);
-            const m = await get('members');
             table('members', ['name', 'state', 'role', 'address', 'round trip'], m.members.map(x => [[x.name], [x.state, x.state], [x.role], [x.address, 'mono'], [x.rttMilliseconds == null ? '' : x.rttMilliseconds.toFixed(2) + ' ms', 'n']]));
-            const q = await get('queues');
             table('queues', ['tube', 'ready', 'reserved', 'delayed', 'buried', 'waiting'], q.tubes.map(x => [[x.name], [x.ready, 'n'], [x.reserved, 'n'], [x.delayed, 'n'], [x.buried, 'n'], [x.waiting, 'n']]));
-            const p = await get('pods');
             table('pods', ['name', 'phase', 'node', 'containers', 'reason'], p.items.map(x => [[x.metadata.name], [x.status.phase, x.status.phase], [x.spec.nodeName || ''], [(x.status.containerStatuses || []).map(c => c.name + (c.ready ? '' : ' (not ready)')).join(', ')], [x.status.reason || '']]));
-            const g = await get('gathers');
             table('gathers', ['id', 'state', 'shards', 'done', 'retried', 'hedged'], g.gathers.map(x => [[x.id, 'mono'], [x.state, x.state], [x.shards.total, 'n'], [x.shards.successful, 'n'], [x.retried, 'n'], [x.hedged, 'n']]));
-            const e = await get('elections');
             table('elections', ['name', 'holder', 'token'], (e.elections || []).map(x => [[x.name], [x.holder ? (x.holder.pod || x.holder.id) : 'nobody'], [x.token, 'n']]));
             document.getElementById('error').textContent = '';
           } catch (x) { document.getElementById('error').textContent = x.message; }
