@@ -10,7 +10,7 @@ enum Page {
         h1 { font-size: 1.4rem; margin: 0 0 .2rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
         p.sub { margin: 0; opacity: .7; }
         table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
-        th { font-weight: 600; opacity: .7; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+        th { font-weight: 600; opacity: .7; } td.n { font-variant-numeric: tabular-nums; }
         .alive, .Running, .Succeeded, .succeeded { color: var(--good); } .dead, .Failed, .failed { color: var(--bad); }
         .suspect, .Pending, .partial { color: var(--warn); } .left { opacity: .6; }
         .cards { display: flex; gap: 1rem; flex-wrap: wrap; margin-top: 1rem; }
