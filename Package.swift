@@ -3,6 +3,12 @@
 // file, the imports and that table against each other.
 import PackageDescription
 
+/// Release builds optimise across modules (the layers are for people, and the wire's codec is called from all of them) and leave
+/// out the run-time checks of exclusive access, which debug builds and all tests have.
+let optimised: [SwiftSetting] = [
+    .unsafeFlags(["-cross-module-optimization", "-enforce-exclusivity=unchecked"], .when(configuration: .release))
+]
+
 /// Release binaries carry the Swift runtime (see DESIGN 4: smaller resident size, quicker start); scripts pass
 /// `--static-swift-stdlib`. Everything is Swift 6 language mode.
 let package = Package(
@@ -128,3 +134,7 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+for target in package.targets where [.regular, .executable].contains(target.type) {
+    target.swiftSettings = (target.swiftSettings ?? []) + optimised
+}

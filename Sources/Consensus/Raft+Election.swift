@@ -167,6 +167,7 @@ extension Raft {
     mutating func leaveLeadership() {
         peers = []
         heartbeatDue = .distantFuture
+        commitNoticeDue = .distantFuture
         let lost = (activeReads?.contexts ?? []) + waitingReads
         if !lost.isEmpty { effects.append(.readFailed(contexts: lost)) }
         activeReads = nil

@@ -208,6 +208,13 @@ public struct Membership: Sendable {
         return all
     }
 
+    /// Where a member is reached.
+    public func address(of id: NodeID) -> SocketAddress? {
+        if id == me.id { return me.address }
+        guard let peer = peer(id.short), peer.member.id == id else { return nil }
+        return peer.member.address
+    }
+
     public func member(_ id: NodeID) -> Member? {
         if id == me.id { return me }
         guard let peer = peer(id.short), peer.member.id == id else { return nil }

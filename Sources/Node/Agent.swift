@@ -275,7 +275,7 @@ public final class Agent {
         case .persist(let request): storage.persist(request)
         case .found(let request): storage.found(request)
         case .persistPromise(let promise): storage.persistPromise(promise)
-        case .makeSnapshot(let metadata, let state): storage.makeSnapshot(metadata, state: state)
+        case .makeSnapshot(let metadata, let image): storage.makeSnapshot(metadata, image)
         case .sendSnapshot(let send):
             storage.readSnapshot(send) { [weak self] chunk in
                 guard let self else { return }

@@ -24,6 +24,8 @@ final class QueueServer {
     private var counts = BeanstalkCounts()
     private var totalConnections = 0
     private var random = SystemRandomNumberGenerator()
+    /// Runs while commands are under way: one for all connections, since nearly every command is answered long before.
+    private let outcomeTimer: LoopTimer
 
     var onInput: ((NodeInput) -> Void)?
     var answer: ((BeanstalkSession.Query, NodeFigures) -> BeanstalkSession.Outcome)?
@@ -33,6 +35,7 @@ final class QueueServer {
         self.nodeID = nodeID
         self.version = version
         startedAt = loop.now
+        outcomeTimer = LoopTimer(loop: loop)
     }
 
     func serve(_ listener: Listener) {
@@ -76,6 +79,16 @@ final class QueueServer {
         asked[id] = connection
         onInput?(.localRead(id))
         return id
+    }
+
+    fileprivate func watchOutcomes() {
+        guard !outcomeTimer.isActive else { return }
+        outcomeTimer.start(after: .seconds(1)) { [weak self] in
+            guard let self else { return }
+            let now = self.now
+            for connection in self.connections.values { connection.checkOutcome(now: now) }
+            if !self.asked.isEmpty { self.watchOutcomes() }
+        }
     }
 
     fileprivate func endWait(_ id: UInt64) { onInput?(.endWait(id)) }
@@ -145,6 +158,7 @@ final class QueueServer {
     }
 
     func stop() {
+        outcomeTimer.close()
         listener?.close()
         for connection in connections.values { connection.close() }
         connections = [:]
@@ -162,7 +176,8 @@ final class QueueConnection {
     /// What is under way: the session's id, ours at the server, and the query if it is one.
     private var underWay: (id: UInt64, asked: UInt64, query: BeanstalkSession.Query?)?
     private let deadlineTimer: LoopTimer
-    private let outcomeTimer: LoopTimer
+    /// When what is under way is given up; nil for what may take as long as it likes.
+    private var outcomeDue: MonotonicTime?
     private var isOpen = true
     private var isRunning = false
 
@@ -173,7 +188,6 @@ final class QueueConnection {
         self.session = BeanstalkSession(holder: holder)
         clientSession = session
         deadlineTimer = server.timer()
-        outcomeTimer = server.timer()
     }
 
     func begin(_ pending: [UInt8]) {
@@ -237,16 +251,21 @@ final class QueueConnection {
     }
 
     private func watchOutcome() {
-        outcomeTimer.start(after: QueueServer.outcomeTimeout) { [weak self] in
-            guard let self, let current = self.underWay else { return }
-            self.turn { $0.complete(current.id, with: .unavailable) }
-        }
+        guard let server else { return }
+        outcomeDue = server.now + QueueServer.outcomeTimeout
+        server.watchOutcomes()
+    }
+
+    fileprivate func checkOutcome(now: MonotonicTime) {
+        guard let due = outcomeDue, now >= due, let current = underWay else { return }
+        outcomeDue = nil
+        turn { $0.complete(current.id, with: .unavailable) }
     }
 
     func completed(_ asked: UInt64, _ result: Result<StateResult, CoterieError>) {
         guard let current = underWay, current.asked == asked else { return }
         underWay = nil
-        outcomeTimer.stop()
+        outcomeDue = nil
         let outcome: BeanstalkSession.Outcome
         switch result {
         case .success(.queue(let value)): outcome = .result(value)
@@ -261,7 +280,7 @@ final class QueueConnection {
     func readReady(_ asked: UInt64, _ error: CoterieError?) {
         guard let current = underWay, current.asked == asked, let query = current.query, let server else { return }
         underWay = nil
-        outcomeTimer.stop()
+        outcomeDue = nil
         let outcome = error == nil ? server.outcome(of: query) : .unavailable
         turn { $0.complete(current.id, with: outcome) }
     }
@@ -270,7 +289,6 @@ final class QueueConnection {
         guard isOpen else { return }
         isOpen = false
         deadlineTimer.close()
-        outcomeTimer.close()
         stream.close()
         guard let server else { return }
         if let current = underWay { server.abandon(current.asked) }

@@ -28,7 +28,8 @@ private final class SnapshotBox: @unchecked Sendable {
 final class Storage {
     /// What one call to write answers.
     private enum WriteOutcome: Sendable {
-        case done
+        /// Says whether the journal has housekeeping to do.
+        case done(Bool)
         case full(String)
         case failed(String)
     }
@@ -147,7 +148,7 @@ final class Storage {
         writer.submit {
             do throws(JournalError) {
                 try box.journal.write(batch)
-                return WriteOutcome.done
+                return WriteOutcome.done(box.journal.needsMaintenance)
             } catch {
                 if case .noSpace = error { return .full("\(error)") }
                 return .failed("\(error)")
@@ -160,14 +161,14 @@ final class Storage {
     private func wrote(_ count: Int, lastTicket: UInt64, _ outcome: WriteOutcome) {
         isWriting = false
         switch outcome {
-        case .done:
+        case .done(let needsMaintenance):
             waiting.removeFirst(count)
             if isFull {
                 isFull = false
                 onLog?(.info, "the disk has space again; writing goes on")
             }
             onInput?(.persisted(ticket: lastTicket))
-            if waiting.isEmpty { maintain() } else { writeNext() }
+            if !waiting.isEmpty { writeNext() } else if needsMaintenance { maintain() }
         case .full(let why):
             if !isFull { onLog?(.error, "\(why): nothing is acknowledged until there is space") }
             isFull = true
@@ -225,12 +226,12 @@ final class Storage {
 
     // MARK: - Snapshots
 
-    func makeSnapshot(_ metadata: SnapshotMetadata, state: [UInt8]) {
+    func makeSnapshot(_ metadata: SnapshotMetadata, _ image: StateImage) {
         let box = snapshots
         snapshotter.submit { () -> String? in
             do throws(JournalError) {
                 var writer = try box.store.begin(metadata)
-                try writer.append(state)
+                try writer.append(image.encoded)
                 _ = try writer.finish()
                 try box.store.clean(keep: 2)
                 return nil

@@ -100,7 +100,6 @@ struct CommandPaths: Sendable {
     var inFlight: [CommandKey: InFlight] = [:]
     /// Commands for the next entry.
     var proposals: [ClientCommand] = []
-    var proposalKeys: Set<CommandKey> = []
     /// By arrival.
     var parked: [UInt64: Parked] = [:]
     var parkedKeys: [CommandKey: UInt64] = [:]
@@ -215,7 +214,6 @@ struct CommandPaths: Sendable {
     mutating func stopLeading() {
         inFlight = [:]
         proposals = []
-        proposalKeys = []
         parked = [:]
         parkedKeys = [:]
         tubeWaiters = [:]
@@ -353,7 +351,7 @@ extension NodeCore {
             }
             tickIfDue()
             propose()
-        } else if let leader = raft?.leader, let member = membership.member(leader) {
+        } else if let leader = raft?.leader, let address = membership.address(of: leader) {
             for id in unsent {
                 guard let owned = paths.owned[id] else { continue }
                 paths.owned[id]?.mayBeLogged = true
@@ -362,12 +360,12 @@ extension NodeCore {
                 var command = owned.command
                 // A time-out counts from when the command was asked, however often it is sent.
                 if let until = owned.waitUntil { command.wait = max(.zero, until - now) }
-                var writer = ByteWriter(capacity: 128)
+                var writer = ByteWriter(capacity: 64 + command.command.weight)
                 writer.u64(id)
                 command.encode(into: &writer)
-                effects.append(.peerFrame(.forward, writer.bytes, to: leader, address: member.address))
+                effects.append(.peerFrame(.forward, writer.bytes, to: leader, address: address))
             }
-            sendReads(to: leader, at: member.address)
+            sendReads(to: leader, at: address)
         } else {
             paths.unsent = unsent
         }
@@ -425,7 +423,7 @@ extension NodeCore {
             paths.inFlight[key] = flying
             return
         }
-        if let parkID = paths.parkedKeys[key] {
+        if !paths.parkedKeys.isEmpty, let parkID = paths.parkedKeys[key] {
             if !(paths.parked[parkID]?.origins.contains(origin) ?? true) {
                 paths.parked[parkID]?.origins.append(origin)
             }
@@ -455,9 +453,8 @@ extension NodeCore {
     }
 
     private mutating func enqueue(_ command: ClientCommand, origins: [LeaderOrigin], waitUntil: MonotonicTime?) {
-        let key = CommandKey(command)
-        guard paths.proposalKeys.insert(key).inserted else { return }
-        paths.inFlight[key] = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
+        let flying = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
+        guard paths.inFlight.updateValue(flying, forKey: CommandKey(command)) == nil else { return }
         paths.proposals.append(command)
     }
 
@@ -479,6 +476,7 @@ extension NodeCore {
     }
 
     private mutating func grant(_ jobs: [NewJob]) {
+        guard !paths.tubeWaiters.isEmpty else { return }
         var byTube: [String: Int] = [:]
         for job in jobs where job.delayMilliseconds == 0 { byTube[job.tube, default: 0] += 1 }
         for (tube, count) in byTube.sorted(by: { $0.key < $1.key }) { wake(\.tubeWaiters, tube, count) }
@@ -551,7 +549,6 @@ extension NodeCore {
         guard !paths.proposals.isEmpty else { return }
         let commands = paths.proposals
         paths.proposals = []
-        paths.proposalKeys = []
         let time = logTime()
         var start = 0
         while start < commands.count {
@@ -605,7 +602,7 @@ extension NodeCore {
     mutating func commandApplied(_ applied: ReplicatedState.Applied) {
         let key = CommandKey(applied.command)
         noteTopics(applied.command.command)
-        guard let flying = paths.inFlight.removeValue(forKey: key) else { return }
+        guard !paths.inFlight.isEmpty, let flying = paths.inFlight.removeValue(forKey: key) else { return }
         if let until = flying.waitUntil, applied.command.wait != nil, applied.result.isEmptyHanded,
             !flying.origins.isEmpty
         {
@@ -637,7 +634,7 @@ extension NodeCore {
 
     private mutating func noteTopics(_ command: StateCommand) {
         switch command {
-        case .queue: changedTopics.insert(.queues)
+        case .queue: queuesChanged = true
         case .lease: changedTopics.insert(.elections)
         case .scheduling, .tick, .endSession: break
         }
@@ -657,11 +654,11 @@ extension NodeCore {
     }
 
     private mutating func sendForwarded(_ id: UInt64, _ response: ClientResponse, to peer: NodeID) {
-        guard let member = membership.member(peer) else { return }
+        guard let address = membership.address(of: peer) else { return }
         var writer = ByteWriter(capacity: 64)
         writer.u64(id)
-        writer.raw(response.encoded)
-        effects.append(.peerFrame(.forwarded, writer.bytes, to: peer, address: member.address))
+        response.encode(into: &writer)
+        effects.append(.peerFrame(.forwarded, writer.bytes, to: peer, address: address))
     }
 
     // MARK: - Between nodes

@@ -152,6 +152,7 @@ public struct NodeCore: Sendable {
 
     public mutating func handle(_ input: NodeInput, now time: MonotonicTime) {
         now = max(now, time)
+        nextDeadline = now
         switch input {
         case .timer:
             membership.handle(.timer, now: now)
@@ -305,11 +306,16 @@ public struct NodeCore: Sendable {
         maybeMakeSnapshot()
         advanceShutdown()
         publishChanges()
+        nextDeadline = reckonDeadline()
         defer { effects.removeAll(keepingCapacity: true) }
         return effects
     }
 
-    public var nextDeadline: MonotonicTime {
+    /// When `.timer` is wanted next; at once while inputs wait for ``takeEffects()``. Stored, for a driver that asked a node
+    /// would copy it.
+    public private(set) var nextDeadline = MonotonicTime.zero
+
+    private func reckonDeadline() -> MonotonicTime {
         var deadline = min(membership.nextDeadline, raft?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, bootstrap?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, paths.nextDeadline, reconciler.nextDeadline)
@@ -400,9 +406,9 @@ public struct NodeCore: Sendable {
 
     private mutating func sendRaft(_ message: RaftMessage, to: NodeID) {
         // An address comes from gossip; without one the message is lost, which Raft bears.
-        guard let member = membership.member(to) else { return }
+        guard let address = membership.address(of: to) else { return }
         let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: message)
-        effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: member.address))
+        effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: address))
     }
 
     private mutating func leaderChanged(to leader: NodeID?, term: UInt64) {
@@ -471,13 +477,15 @@ public struct NodeCore: Sendable {
         else { return }
         isMakingSnapshot = true
         appliedBytes = 0
-        effects.append(.makeSnapshot(metadata, state: state.encoded))
+        effects.append(.makeSnapshot(metadata, StateImage(state)))
     }
 
     // MARK: - Changes that others want to hear of
 
     var lastTickAt: UInt64 = .max
     var changedTopics: Set<ChangeTopic> = []
+    /// ``changedTopics`` will contain `.queues`: noted for each command, so it costs no more than this.
+    var queuesChanged = false
     var podsChanged = true
 
     private mutating func publishChanges() {
@@ -503,6 +511,10 @@ public struct NodeCore: Sendable {
                 lastAssignments = assigned
                 effects.append(.assignments(assigned))
             }
+        }
+        if queuesChanged {
+            queuesChanged = false
+            changedTopics.insert(.queues)
         }
         if !changedTopics.isEmpty {
             effects.append(.changed(changedTopics))

@@ -78,7 +78,7 @@ public enum NodeEffect: Sendable {
     case found(PersistRequest)
     /// Keep the promise durably, or forget it; answered by `.promisePersisted`.
     case persistPromise(BootstrapPromise?)
-    case makeSnapshot(SnapshotMetadata, state: [UInt8])
+    case makeSnapshot(SnapshotMetadata, StateImage)
     case sendSnapshot(SnapshotSend)
     case storeSnapshotChunk(InstallSnapshot)
     case respond(RequestID, ClientResponse)

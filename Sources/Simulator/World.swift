@@ -417,9 +417,9 @@ public final class World {
             try checkPromises(of: request, by: host)
             host.storage?.found(request)
         case .persistPromise(let promise): host.storage?.persistPromise(promise)
-        case .makeSnapshot(let metadata, let state):
-            try oracle.snapshotMade(metadata, state, by: i)
-            host.storage?.makeSnapshot(metadata, state)
+        case .makeSnapshot(let metadata, let image):
+            try oracle.snapshotMade(metadata, image.encoded, by: i)
+            host.storage?.makeSnapshot(metadata, image.encoded)
         case .sendSnapshot(let send): host.storage?.readSnapshot(send)
         case .storeSnapshotChunk(let chunk): host.storage?.storeChunk(chunk)
         case .respond(let id, let response): try respond(id, response, from: i)
