@@ -128,10 +128,16 @@ class Coterie:
             time.sleep(0.05)
         raise RuntimeError(f"{what}: not within {seconds} s")
 
-    def leader(self, node=None):
+    def leader(self, node="node0"):
+        """The name of the leader as this node knows it; of the next, while this one does not answer."""
         def name():
-            found = self.ask("leader", node=node)["name"]
-            return found if found in self.queue else None
+            for one in [node, *(n for n in sorted(self.queue) if n != node)]:
+                try:
+                    found = self.ask("leader", node=one)["name"]
+                except (ValueError, KeyError):
+                    continue
+                if found in self.queue:
+                    return found
         return self.wait("a leader", name)
 
     def addresses(self, *names):
@@ -188,6 +194,70 @@ class Coterie:
         if self in self.shop.running:
             self.shop.running.remove(self)
         shutil.rmtree(self.data, ignore_errors=True)
+
+
+class Hosts(Coterie):
+    """Three nodes, each in a network namespace of its own on one bridge, so that a node's cable can be pulled. Needs root."""
+
+    def __init__(self, shop, name):
+        self.shop = shop
+        self.data = shop.path(name)
+        self.bridge = f"coterie-bench-{os.getpid()}"
+        self.space = {f"node{i}": f"{self.bridge}-{i}" for i in range(3)}
+        address = {f"node{i}": f"10.77.0.{i + 1}" for i in range(3)}
+        self.queue = {node: f"{host}:11300" for node, host in address.items()}
+        self.made = []
+        shop.running.append(self)
+        os.makedirs(self.data, mode=0o700)
+        self.lay_cables(address)
+        key = os.path.join(self.data, "cluster.key")
+        subprocess.run([shop.coterie, "keygen", key], check=True, env=shop.environment, capture_output=True)
+        for node, host in address.items():
+            words = ["ip", "netns", "exec", self.space[node], shop.coterie, "agent", "--name", node, "--data",
+                     os.path.join(self.data, node), "--bind", f"{host}:7630", "--key", key, "--expect", "3", "--queue", self.queue[node]]
+            for other in address.values():
+                words += ["--join", f"{other}:7630"] if other != host else []
+            with open(shop.path("hosts.log"), "ab") as log:
+                shop.start(*words, env=shop.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.wait("three nodes that agree", lambda: all(self.ask("status", node=n)["members"]["alive"] == 3 for n in address)
+                  and self.leader("node0"))
+
+    def ip(self, *words):
+        subprocess.run(["ip", *words], check=True, capture_output=True, timeout=10)
+
+    def lay_cables(self, address):
+        for space in (self.bridge, *self.space.values()):
+            self.ip("netns", "add", space)
+            self.made.append(space)
+            self.ip("-n", space, "link", "set", "lo", "up")
+        self.ip("-n", self.bridge, "link", "add", "hub", "type", "bridge")
+        self.ip("-n", self.bridge, "addr", "add", "10.77.0.254/24", "dev", "hub")
+        self.ip("-n", self.bridge, "link", "set", "hub", "up")
+        for node, space in self.space.items():
+            self.ip("-n", self.bridge, "link", "add", node, "type", "veth", "peer", "name", "eth0", "netns", space)
+            self.ip("-n", self.bridge, "link", "set", node, "master", "hub", "up")
+            self.ip("-n", space, "addr", "add", f"{address[node]}/24", "dev", "eth0")
+            self.ip("-n", space, "link", "set", "eth0", "up")
+
+    def inside(self):
+        """Words before a command that shall run on the bridge."""
+        return ["ip", "netns", "exec", self.bridge]
+
+    def cut(self, node):
+        """The cable is pulled: what is sent is lost, and nobody is told."""
+        self.ip("-n", self.bridge, "link", "set", node, "nomaster")
+
+    def heal(self, node):
+        self.ip("-n", self.bridge, "link", "set", node, "master", "hub")
+
+    def stop(self):
+        self.kill()
+
+    def kill(self):
+        super().kill()
+        for space in self.made:
+            subprocess.run(["ip", "netns", "del", space], capture_output=True, timeout=10)
+        self.made = []
 
 
 class Etcd:
