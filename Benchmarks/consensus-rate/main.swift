@@ -128,6 +128,7 @@ do {
         "{\"batch64\":\(batched),\"batch64_pipelined\":\(pipelined),\"unbatched\":\(single),\"unbatched_pipelined\":\(singles)}"
     )
 } catch {
-    fputs("consensus-rate: \(error)\n", stderr)
+    let line = Array("consensus-rate: \(error)\n".utf8)
+    _ = write(2, line, line.count)
     exit(1)
 }

@@ -73,6 +73,7 @@ class Bench:
 
     def puts(self):
         figures = Figures()
+        places = ("any",) if self.options.quick else ("any", "leader")
 
         def ours(name, where, connections, depth):
             cluster = self.coterie()
@@ -88,13 +89,13 @@ class Bench:
         for _ in range(self.options.rounds):
             for clients in CLIENTS:
                 shared = etcd_connections(clients)
-                for where in ("any", "leader"):
+                for where in places:
                     ours(clients, where, shared, clients // shared)
                     theirs(clients, where, clients, shared)
                 if clients > shared:
                     ours(f"{clients}, {clients} connections", "any", clients, 1)
                 figures.take(f"bound {clients}", self.bound_run(clients, 1))
-            for where in ("any", "leader"):
+            for where in places:
                 ours("16x64", where, 16, 64)
                 theirs("16x64", where, 1024, 16)
             figures.take("bound 16x64", self.bound_run(16, 64))
@@ -143,7 +144,7 @@ class Bench:
         cluster = self.coterie()
         gaps = []
         with Watch(self, cluster, writers=9) as watch:
-            for trial in range(max(3, self.options.trials // 4)):
+            for trial in range(max(2, self.options.trials // 4)):
                 leader = cluster.leader()
                 pid = cluster.pid(leader)
                 time.sleep(0.3)
@@ -167,7 +168,7 @@ class Bench:
         cluster = Hosts(self.shop, f"h{self.serial}")
         gaps = []
         with Watch(self, cluster, writers=9, before=cluster.inside()) as watch:
-            for trial in range(max(3, self.options.trials // 4)):
+            for trial in range(max(2, self.options.trials // 4)):
                 leader = cluster.leader()
                 other = next(n for n in sorted(cluster.queue) if n != leader)
                 time.sleep(0.3)
@@ -187,7 +188,7 @@ class Bench:
 
     def etcd_gaps(self, what, trials):
         """etcd_failover.go: nine writers, 2 ms of pause, a deadline of 100 ms, as ours."""
-        trials = min(trials, 2) if self.options.quick else trials
+        trials = 1 if self.options.quick else trials
         directory = self.shop.path(f"etcd-{what}")
         child = self.shop.start(self.etcd_failover, "-trials", str(trials), "-sig", what, "-dir", directory, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -295,7 +296,7 @@ class Bench:
                         for n in which:
                             cluster.start_again(n)
                         taken.append(round(1000 * (cluster.served_at(which[0]) - begun), 1))
-                        time.sleep(2)
+                        time.sleep(1)
                     times[what] = {"median": statistics.median(taken), "all": taken}
                 note(f"  {system}, {count} writes: {times}")
                 result[f"{system} {count}"] = {"milliseconds": times, "after_MiB": memory(pid(one))}
@@ -463,7 +464,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--gates", action="store_true")
     options = parser.parse_args()
-    for name, usual, quick in (("seconds", 3, 1), ("rounds", 3, 1), ("trials", 50, 6), ("minutes", 0.5, 0.1)):
+    for name, usual, quick in (("seconds", 3, 1), ("rounds", 3, 1), ("trials", 50, 5), ("minutes", 0.5, 0.05)):
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else usual)
     wanted = options.rows.split(",")

@@ -141,8 +141,11 @@ class Coterie:
         return self.wait("a leader", name)
 
     def addresses(self, *names):
-        """For a load generator: of these nodes, or of all."""
-        return ",".join(self.queue[name] for name in (names or sorted(self.queue)))
+        """For a load generator: of these nodes, or of all, the leader last: a single connection then goes to a follower."""
+        if not names:
+            leader = self.leader()
+            names = sorted(self.queue, key=lambda name: (name == leader, name))
+        return ",".join(self.queue[name] for name in names)
 
     def processes(self):
         found = {}
