@@ -13,7 +13,8 @@
 // without an answer within the deadline, or with its connection lost, has failed: the writer goes to the next address after
 // the pause. Prints a line for whatever a test wants to know, with times of CLOCK_MONOTONIC in nanoseconds, and runs until
 // its standard input ends:  "ready T" at the first acknowledgement; "gap FROM TO" when acknowledgements (of all writers
-// together) were GAP_MS or more apart; "at T" for one acknowledgement in 50 ms; "fail T REASON" (lost, late, refused); at the end a JSON object.
+// together) were GAP_MS or more apart; "at T" for one acknowledgement in 50 ms; "fail T REASON" (lost, late, refused); at the
+// end a JSON object.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
