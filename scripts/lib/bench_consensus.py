@@ -417,7 +417,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--gates", action="store_true")
     options = parser.parse_args()
-    for name, usual, quick in (("seconds", 3, 1), ("rounds", 3, 1), ("trials", 50, 5), ("minutes", 0.5, 0.05)):
+    for name, usual, quick in (("seconds", 3, 1), ("rounds", 2, 1), ("trials", 50, 5), ("minutes", 0.5, 0.05)):
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else usual)
     wanted = options.rows.split(",")

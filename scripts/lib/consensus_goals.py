@@ -14,6 +14,9 @@ def goals():
     yield "puts", True, "put, 1024 clients, any node: rate, times etcd", rate_ratio("coterie any 1024", "etcd any 1024"), ">=", 3
     yield "kill", True, "leader killed: median gap, ms", lambda rows, row: rows[row]["coterie"]["median"], "<=", 50
     yield "kill", True, "leader killed: longest gap, ms", lambda rows, row: rows[row]["coterie"]["max"], "<=", 300
+    for clients, times in ((128, 5), (1024, 3)):
+        yield ("puts", False, f"put, {clients} clients with a connection each, any node: rate, times etcd on 64 connections",
+               rate_ratio(f"coterie any {clients}, {clients} connections", f"etcd any {clients}"), ">=", times)
     yield "puts", False, "put, 1 client, any node: rate, times etcd", rate_ratio("coterie any 1", "etcd any 1"), ">=", 3
     yield ("puts", False, "put, 1 client, any node: p50, times etcd",
            lambda rows, row: rows[row]["ratios"]["coterie any 1"]["etcd any 1"]["p50"], "<=", 0.35)
