@@ -110,13 +110,13 @@ class Bench:
             follower = next(n for n in cluster.queue if n != leader)
             places = (
                 ("any", cluster.addresses()), ("leader", cluster.addresses(leader)), ("follower", cluster.addresses(follower)))
-            for place, addresses in places:
+            for place, addresses in places[:1] if self.options.quick else places:
                 figures.take(f"coterie {place} 1", self.queue_load("peek", addresses, 1))
                 figures.take(f"coterie {place} 128", self.queue_load("peek", addresses, 64, 2))
             figures.take("coterie any 128, 128 connections", self.queue_load("peek", cluster.addresses(), 128))
             cluster.stop()
             etcd = self.etcd()
-            for place, endpoints in (("any", etcd.endpoints), ("leader", etcd.leader())):
+            for place, endpoints in (("any", etcd.endpoints), ("leader", etcd.leader()))[:1 if self.options.quick else 2]:
                 for clients in (1, 128):
                     figures.take(f"etcd {place} {clients}", self.etcd_run("get", endpoints, clients))
             etcd.stop()
@@ -252,7 +252,7 @@ class Bench:
         result = {}
         for system in ("coterie", "etcd"):
             cluster = self.coterie() if system == "coterie" else self.etcd()
-            time.sleep(2)
+            time.sleep(1 if self.options.quick else 2)
 
             def pids():
                 return [pid for pid, _ in cluster.processes().values()] if system == "coterie" else [c.pid for c in cluster.children]
@@ -261,7 +261,7 @@ class Bench:
                 self.queue_load("put", cluster.addresses(), 128, count=100_000)
             else:
                 self.etcd_run("put", cluster.endpoints, 128, count=100_000)
-            time.sleep(3)
+            time.sleep(1 if self.options.quick else 3)
             full = [memory(pid) for pid in pids()]
             result[system] = {"idle_MiB": idle, "after_100k_MiB": full, "disk_MiB": [disk(d) for d in cluster.directories().values()]}
             note(f"  {system}: {result[system]}")
