@@ -93,6 +93,10 @@ let package = Package(
         .executableTarget(name: "coterie-init"),
         .executableTarget(name: "coterie-simulate", dependencies: ["Simulator"]),
 
+        // For scripts/bench-consensus; no part of the product.
+        .executableTarget(
+            name: "consensus-rate", dependencies: ["Model", "Consensus"], path: "Benchmarks/consensus-rate"),
+
         // Tests.
         .target(name: "TestSupport", dependencies: ["Wire", "CPlatform"], path: "Tests/TestSupport"),
         .testTarget(name: "ArchitectureTests"),
