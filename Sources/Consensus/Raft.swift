@@ -133,6 +133,8 @@ public struct Raft: Sendable {
     /// Whether late wake-ups already earned a grace since the last word of a leader.
     var stallGraceUsed = false
     var votesFor: [NodeID] = []
+    /// The last question of each peer that the leader's life alone spoke against.
+    var deferredPreVotes: [(from: NodeID, request: VoteRequest, at: MonotonicTime)] = []
     var incoming: IncomingSnapshot?
 
     // Leaders.

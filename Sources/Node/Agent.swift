@@ -29,6 +29,7 @@ public final class Agent {
     private let queueServer: QueueServer
     private var console: ConsoleProcess?
     private let timer: LoopTimer
+    private let streamTimer: LoopTimer
     private var flushScheduled = false
     private var armedFor = MonotonicTime.distantFuture
     private var stopping: (() -> Void)?
@@ -88,6 +89,7 @@ public final class Agent {
         queueServer = QueueServer(loop: loop, nodeID: directory.id, version: options.version)
         watches = Watches(loop: loop, node: options.name, key: key)
         timer = LoopTimer(loop: loop)
+        streamTimer = LoopTimer(loop: loop)
         ready = AgentReady(
             id: directory.id, name: options.name, address: advertise, http: options.http, queue: bound.queueAddress)
         wire(bound)
@@ -171,6 +173,8 @@ public final class Agent {
         socket.start()
         if !options.join.isEmpty { input(.join(options.join)) }
         pods.start()
+        // Streams break, and voters come back.
+        streamTimer.start(every: .milliseconds(500)) { [weak self] in self?.keepStreams() }
         if let http = options.http {
             let console = ConsoleProcess(
                 loop: loop, program: options.programs.console, listen: http, socket: directory.socketPath)
@@ -288,10 +292,17 @@ public final class Agent {
         case .localReadReady(let id, let error): queueServer.readReady(id, error)
         case .assignments(let records): pods.assigned(records)
         case .event(let event): watches.publish(event, now: loop.now)
-        case .changed(let topics): watches.changed(topics)
+        case .changed(let topics):
+            watches.changed(topics)
+            if topics.contains(.members) || topics.contains(.leader) { keepStreams() }
         case .log(let level, let text): log(level, text)
         case .stopped: finishStopping()
         }
+    }
+
+    /// Voters ask each other for votes when a leader has died: that is no time for handshakes.
+    private func keepStreams() {
+        for (id, address) in core.livingVoters { peers.keepStream(to: id, at: address) }
     }
 
     private func log(_ level: LogLevel, _ text: String) {
@@ -337,6 +348,7 @@ public final class Agent {
         peers.stop()
         socket.close()
         timer.close()
+        streamTimer.close()
         storage.close()
         unlink(directory.socketPath)
         let done = stopping

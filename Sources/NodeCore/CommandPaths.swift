@@ -375,7 +375,7 @@ extension NodeCore {
     private mutating func sweep() {
         if now >= paths.nextParkedDeadline { endWaits() }
         guard now >= paths.nextSweep else { return }
-        paths.nextSweep = now + CommandPaths.resendAfter / 2
+        var next = now + CommandPaths.resendAfter / 2
         let leads = raft?.isLeader ?? false
         let leaderless = paths.leaderlessSince.map { now - $0 >= CommandPaths.leaderPatience } ?? false
         let waiting = Set(paths.unsent)
@@ -389,6 +389,8 @@ extension NodeCore {
                 let key = CommandKey(owned.command)
                 if leads && (paths.inFlight[key] != nil || paths.parkedKeys[key] != nil) { continue }
                 paths.unsent.append(id)
+            } else if owned.mayBeLogged, owned.resendAt > now {
+                next = min(next, owned.resendAt)
             }
         }
         for (id, read) in paths.reads.sorted(by: { $0.key < $1.key }) {
@@ -399,11 +401,14 @@ extension NodeCore {
                 case .local(let local): effects.append(.localReadReady(local, noLeader))
                 case .peer: break
                 }
-            } else if leads, read.index == nil, now - read.askedAt >= CommandPaths.resendAfter, now >= read.resendAt {
+            } else if leads, read.index == nil, now >= read.resendAt {
                 paths.reads[id]?.resendAt = now + CommandPaths.resendAfter
                 raftInput(.readIndex(context: id))
+            } else if read.index == nil, read.resendAt > now {
+                next = min(next, read.resendAt)
             }
         }
+        paths.nextSweep = next
         paths.unsent.sort()
     }
 
@@ -707,6 +712,7 @@ extension NodeCore {
                 serveReads()
             } else {
                 paths.reads[id]?.resendAt = now + .milliseconds(50)
+                paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
             }
         case .forwardAdmin: try receiveAdmin(id, &reader, from: from)
         default: break
@@ -719,7 +725,10 @@ extension NodeCore {
         let context = paths.takeID()
         paths.reads[context] = CommandPaths.Read(origin: origin, askedAt: now)
         paths.nextSweep = min(paths.nextSweep, now + CommandPaths.resendAfter)
-        if raft?.isLeader ?? false { raftInput(.readIndex(context: context)) }
+        if raft?.isLeader ?? false {
+            paths.reads[context]?.resendAt = now + CommandPaths.resendAfter
+            raftInput(.readIndex(context: context))
+        }
     }
 
     /// Asks the leader for the reads that were not asked yet, or not answered.

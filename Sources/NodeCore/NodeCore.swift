@@ -538,6 +538,15 @@ public struct NodeCore: Sendable {
         effects.append(.event(NodeEvent(kind: "pod.change", subject: subject)))
     }
 
+    /// The other voters that gossip knows to be there.
+    public var livingVoters: [(id: NodeID, address: SocketAddress)] {
+        guard let raft else { return [] }
+        return raft.configuration.voters.compactMap { voter in
+            guard voter != options.id, let member = membership.member(voter), member.state == .alive else { return nil }
+            return (voter, member.address)
+        }
+    }
+
     /// A node's name as gossip knows it, else its id.
     func displayName(_ id: NodeID) -> String { membership.member(id)?.name ?? id.description }
 
