@@ -331,6 +331,7 @@ public final class Agent {
     public var onStopped: (() -> Void)?
     private var podsAreGone = false
     private var coreIsDone = false
+    private var isDraining = false
 
     private func finishStopping() {
         coreIsDone = true
@@ -338,7 +339,14 @@ public final class Agent {
     }
 
     private func finishIfDone() {
-        guard coreIsDone, podsAreGone, !stopped else { return }
+        guard coreIsDone, podsAreGone, !stopped, !isDraining else { return }
+        isDraining = true
+        // Clients of the queue port get the answers to what they have sent.
+        queueServer.drain { [weak self] in self?.finish() }
+    }
+
+    private func finish() {
+        guard !stopped else { return }
         stopped = true
         console?.stop()
         queueServer.stop()

@@ -26,6 +26,8 @@ final class QueueServer {
     private var random = SystemRandomNumberGenerator()
     /// Runs while commands are under way: one for all connections, since nearly every command is answered long before.
     private let outcomeTimer: LoopTimer
+    private var drained: (() -> Void)?
+    static let drainTime = TimeSpan.milliseconds(500)
 
     var onInput: ((NodeInput) -> Void)?
     var answer: ((BeanstalkSession.Query, NodeFigures) -> BeanstalkSession.Outcome)?
@@ -106,7 +108,13 @@ final class QueueServer {
 
     fileprivate func take(_ counts: BeanstalkCounts) { self.counts += counts }
 
-    fileprivate func closed(_ number: UInt64) { connections[number] = nil }
+    fileprivate func closed(_ number: UInt64) {
+        connections[number] = nil
+        if connections.isEmpty, let then = drained {
+            drained = nil
+            then()
+        }
+    }
 
     func completed(_ id: UInt64, _ result: Result<StateResult, CoterieError>) {
         asked.removeValue(forKey: id)?.completed(id, result)
@@ -155,6 +163,30 @@ final class QueueServer {
 
     private func text<T>(_ field: inout T) -> String {
         withUnsafeBytes(of: &field) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+
+    /// Takes no more connections; what clients have sent is answered, then they are closed. Calls `then` when all are, or after
+    /// ``drainTime``.
+    func drain(_ then: @escaping () -> Void) {
+        listener?.close()
+        listener = nil
+        let timer = LoopTimer(loop: loop)
+        drained = {
+            timer.close()
+            then()
+        }
+        timer.start(after: QueueServer.drainTime) { [weak self] in
+            let then = self?.drained
+            self?.drained = nil
+            then?()
+        }
+        for connection in Array(connections.values) { connection.finish() }
+        // With nobody to wait for it is over in this turn, but not inside this call.
+        loop.beforeWaiting { [weak self] in
+            guard let self, self.connections.isEmpty, let then = self.drained else { return }
+            self.drained = nil
+            then()
+        }
     }
 
     func stop() {
@@ -243,6 +275,9 @@ final class QueueConnection {
         case .close: close()
         }
     }
+
+    /// As if the client had said that it will send nothing more.
+    fileprivate func finish() { turn { $0.peerEnded() } }
 
     private func next(_ command: StateCommand, wait: TimeSpan?) -> ClientCommand {
         sequence += 1

@@ -100,6 +100,11 @@ struct CommandPaths: Sendable {
     var inFlight: [CommandKey: InFlight] = [:]
     /// Commands for the next entry.
     var proposals: [ClientCommand] = []
+    /// About how many bytes they will take.
+    var proposedWeight = 0
+    var entryOpenedAt = MonotonicTime.zero
+    /// So much is proposed however many entries are on their way.
+    static let gatheredLimit = 256 << 10
     /// By arrival.
     var parked: [UInt64: Parked] = [:]
     var parkedKeys: [CommandKey: UInt64] = [:]
@@ -214,6 +219,7 @@ struct CommandPaths: Sendable {
     mutating func stopLeading() {
         inFlight = [:]
         proposals = []
+        proposedWeight = 0
         parked = [:]
         parkedKeys = [:]
         tubeWaiters = [:]
@@ -461,6 +467,7 @@ extension NodeCore {
         let flying = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
         guard paths.inFlight.updateValue(flying, forKey: CommandKey(command)) == nil else { return }
         paths.proposals.append(command)
+        paths.proposedWeight += command.command.weight
     }
 
     /// True if the command would get nothing now, as far as is known here.
@@ -551,7 +558,9 @@ extension NodeCore {
     }
 
     private mutating func propose() {
-        guard !paths.proposals.isEmpty else { return }
+        guard !paths.proposals.isEmpty, nextEntryAt <= now else { return }
+        paths.proposedWeight = 0
+        paths.entryOpenedAt = now
         let commands = paths.proposals
         paths.proposals = []
         let time = logTime()
@@ -570,6 +579,19 @@ extension NodeCore {
             start = end
         }
     }
+
+    /// While an entry is on its way, commands gather for the next one. That leaves when the one before is committed or was
+    /// opened a while ago, or when much has gathered: where a round takes less than that, there is one entry at a time, and no
+    /// more messages, syncs and wake-ups than rounds; where the network is slow, nobody waits for it twice.
+    private var nextEntryAt: MonotonicTime {
+        guard let raft, raft.lastIndex > raft.commitIndex, paths.proposedWeight < CommandPaths.gatheredLimit else {
+            return .zero
+        }
+        return paths.entryOpenedAt + options.entryPause
+    }
+
+    /// When the commands that gather are proposed at the latest.
+    var nextProposal: MonotonicTime { paths.proposals.isEmpty ? .distantFuture : max(nextEntryAt, now) }
 
     /// One entry.
     private mutating func propose(_ batch: [ClientCommand], _ time: UInt64) {

@@ -25,6 +25,8 @@ public struct NodeOptions: Sendable {
     /// A snapshot is made after this many applied entries, or this many bytes of them.
     public var snapshotEntries = 50_000
     public var snapshotBytes = 64 << 20
+    /// A leader opens a new entry of commands this long after the one before, if that one is not committed yet.
+    public var entryPause = TimeSpan.milliseconds(2)
     /// Voters that a cluster of fewer than five members, and of five or more, shall have.
     public var voterTargets = (small: 3, large: 5)
     /// A learner that has kept up this long becomes a voter, if one is wanted.
@@ -319,6 +321,7 @@ public struct NodeCore: Sendable {
         var deadline = min(membership.nextDeadline, raft?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, bootstrap?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, paths.nextDeadline, reconciler.nextDeadline)
+        deadline = min(deadline, nextProposal)
         if let due = nextTick { deadline = min(deadline, due) }
         if podsChanged, let since = leaderSince {
             deadline = min(deadline, max(now + .milliseconds(20), since + .milliseconds(200)))
