@@ -47,6 +47,13 @@ extension Raft {
         return member == id ? log.lastIndex : peers.first { $0.id == member }?.match
     }
 
+    /// When a member last answered this leader; nil unless this node leads and knows the member. At first the beginning of the
+    /// leadership.
+    public func lastContact(of member: NodeID) -> MonotonicTime? {
+        guard role == .leader else { return nil }
+        return member == id ? now : peers.first { $0.id == member }?.lastContact
+    }
+
     mutating func configurationDidChange() {
         let point = configurations[configurations.count - 1]
         if role == .leader { rebuildPeers() }

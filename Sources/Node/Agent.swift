@@ -69,6 +69,7 @@ public final class Agent {
             queuePort: bound.queueAddress?.port ?? 0,
             version: options.version)
         settings.snapshotEntries = 50_000
+        settings.deadVoterGrace = options.deadVoterGrace
         var system = SystemRandomNumberGenerator()
         core = try NodeCore(
             options: settings, recovery: opened.recovery, generator: SeededGenerator(seed: system.next()), now: loop.now
@@ -291,6 +292,10 @@ public final class Agent {
         case .changed(let topics): watches.changed(topics)
         case .log(let level, let text): log(level, text)
         case .stopped: finishStopping()
+        case .fenced(let why):
+            log(.error, "\(why)")
+            failure = why
+            stop {}
         }
     }
 
@@ -318,6 +323,8 @@ public final class Agent {
     public var onStopping: (() -> Void)?
     /// Called when the agent has stopped by itself after such an order.
     public var onStopped: (() -> Void)?
+    /// Why the agent ended by itself, if that was no order.
+    public private(set) var failure: CoterieError?
     private var podsAreGone = false
     private var coreIsDone = false
 

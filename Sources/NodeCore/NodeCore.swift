@@ -29,6 +29,8 @@ public struct NodeOptions: Sendable {
     public var voterTargets = (small: 3, large: 5)
     /// A learner that has kept up this long becomes a voter, if one is wanted.
     public var promotionDelay = TimeSpan.seconds(5)
+    /// A voter that has been dead for so long is replaced by a learner that has kept up; at most one in this time.
+    public var deadVoterGrace = TimeSpan.seconds(300)
 
     public init(
         cluster: String, id: NodeID, name: String, address: SocketAddress, tags: [String: String] = [:], expect: Int,
@@ -105,6 +107,7 @@ public struct NodeCore: Sendable {
     private(set) var shutdown: Shutdown?
     private var lastAssignments: [PodRecord] = []
     var storageFailure: String?
+    private(set) var isFenced = false
 
     struct Shutdown: Sendable {
         var deadline: MonotonicTime
@@ -216,6 +219,9 @@ public struct NodeCore: Sendable {
                 guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else {
                     return
                 }
+                if state.scheduling.isRetired(from), !(raft?.configuration.members.contains(from) ?? false) {
+                    return refuse(removed: from)
+                }
                 if raft == nil { joinThroughRaft() }
                 raftInput(.message(from: envelope.from, envelope.message))
             case .pushPull: membership.handle(.pushPull(payload, from: from), now: now)
@@ -228,6 +234,7 @@ public struct NodeCore: Sendable {
                 }
             case .forward, .forwarded, .forwardCancel, .readIndex, .readIndexReply, .forwardAdmin:
                 try receivePath(kind, payload, from: from)
+            case .removed: wasRemoved(by: from)
             case .hello, .welcome, .refused, .request, .response, .item, .end, .cancel, .dial, .listen, .incoming,
                 .accept,
                 .connected, .bootstrapPromise, .goodbye:
@@ -236,6 +243,22 @@ public struct NodeCore: Sendable {
         } catch {
             effects.append(.log(.warning, "a malformed \(kind) frame from \(from): \(error)"))
         }
+    }
+
+    /// Another member says that this node was removed by order, and has applied the log that far.
+    private mutating func wasRemoved(by member: NodeID) {
+        guard raft != nil, !reconciler.leaving else { return }
+        fence(
+            CoterieError(
+                .notAllowed, "this node was removed from the cluster, as \(displayName(member)) says",
+                hint: "to join again as a new node, start it with an empty data directory"))
+    }
+
+    /// This node's data have no place in the cluster any more: the driver ends the process.
+    mutating func fence(_ why: CoterieError) {
+        guard !isFenced else { return }
+        isFenced = true
+        effects.append(.fenced(why))
     }
 
     // MARK: - Founding and joining
@@ -489,6 +512,7 @@ public struct NodeCore: Sendable {
     var podsChanged = true
 
     private mutating func publishChanges() {
+        for node in state.scheduling.takeForgotten() { membership.handle(.forget(node), now: now) }
         let pods = state.scheduling.takeChanged()
         if !pods.isEmpty {
             changedTopics.insert(.pods)

@@ -94,6 +94,8 @@ public enum NodeEffect: Sendable {
     case log(LogLevel, String)
     /// Leadership is handed over and the leave is gossiped: the process may end.
     case stopped
+    /// This node's data have no place in the cluster any more: end the process with this failure.
+    case fenced(CoterieError)
 }
 
 /// What kind of documents changed.

@@ -255,7 +255,7 @@ extension NodeCore {
         case peer(NodeID, UInt64)
     }
 
-    private mutating func reply(_ origin: AdminOrigin, _ response: ClientResponse) {
+    mutating func reply(_ origin: AdminOrigin, _ response: ClientResponse) {
         switch origin {
         case .request(let id): effects.append(.respond(id, response))
         case .peer(let peer, let id):
@@ -319,21 +319,10 @@ extension NodeCore {
             guard let node, let configuration = raft?.configuration else {
                 return reply(origin, .failure(CoterieError(.badInput, "remove needs a node")))
             }
-            let voters = configuration.voters.filter { $0 != node }
-            let learners = configuration.learners.filter { $0 != node }
-            guard voters.count + learners.count < configuration.voters.count + configuration.learners.count else {
+            if !configuration.members.contains(node), state.scheduling.isRetired(node), order["prune"] != .bool(true) {
                 return reply(origin, done)
             }
-            guard !voters.isEmpty else {
-                return reply(origin, .failure(CoterieError(.conflict, "\(displayName(node)) is the only voter")))
-            }
-            switch raft?.proposeConfiguration(voters: voters, learners: learners, now: now) {
-            case .success, nil:
-                reconciler.removed.insert(node)
-                reply(origin, done)
-            case .failure(let error):
-                reply(origin, .failure(CoterieError(.conflict, "\(error)", hint: "try again in a moment")))
-            }
+            remove(node, prune: order["prune"] == .bool(true), origin)
         default: reply(origin, .failure(CoterieError(.badInput, "unknown order \(verb)")))
         }
     }

@@ -434,6 +434,7 @@ public final class World {
             // A node reports as an error what can not happen between sound nodes; a failed disk is our own doing.
             if level == .error, !text.hasPrefix("the disk failed") { throw Violation("node \(i) logs: \(text)") }
         case .stopped: stopped(i)
+        case .fenced(let why): throw Violation("node \(i) has no place in its cluster: \(why)")
         }
     }
 
