@@ -57,8 +57,13 @@ public struct NodeRecovery: Sendable {
     public var promise: BootstrapPromise?
     /// The data of `log.snapshot`, if there is one.
     public var state: [UInt8]?
+    /// The history of the cluster that the log is part of.
+    public var lineage: Lineage
 
-    public init(log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?) {
+    public init(
+        log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?, lineage: Lineage = .original
+    ) {
+        self.lineage = lineage
         self.log = log
         self.isVirgin = isVirgin
         self.promise = promise
@@ -92,8 +97,10 @@ public struct NodeCore: Sendable {
     var paths: CommandPaths
     var reconciler = Reconciler()
 
-    /// The group id in Raft's envelopes; one group for now.
-    let group: UInt64 = 1
+    /// The history of the cluster that this node takes part in; the group id in Raft's envelopes.
+    public private(set) var lineage: Lineage
+    /// The one that a node without a cluster is about to join, until it is on disk.
+    private var adopting: Lineage?
     /// The founding entry that is being written.
     var founding: RecoveredLog?
     var standing: Standing
@@ -121,11 +128,12 @@ public struct NodeCore: Sendable {
     {
         self.options = options
         self.now = now
+        lineage = recovery.lineage
         var generator = seed
         standing = Standing(
             state: recovery.hasNeverBelonged ? .virgin : .member, expect: UInt8(clamping: options.expect),
             httpPort: options.httpPort,
-            queuePort: options.queuePort)
+            queuePort: options.queuePort, lineage: recovery.lineage)
         membership = Membership(
             options: options.membership, id: options.id, name: options.name, address: options.address,
             tags: options.tags,
@@ -173,6 +181,9 @@ public struct NodeCore: Sendable {
         case .persisted(let ticket): raftInput(.persisted(ticket: ticket))
         case .founded: foundingIsDurable()
         case .promisePersisted: bootstrap?.persisted(now: now)
+        case .lineagePersisted:
+            if raft == nil, let adopted = adopting { lineage = adopted }
+            adopting = nil
         case .storageFailed(let why):
             storageFailure = why
             effects.append(.log(.error, "the disk failed: \(why); this node writes nothing more"))
@@ -216,9 +227,9 @@ public struct NodeCore: Sendable {
             switch kind {
             case .raft:
                 let envelope = try RaftEnvelope(decoding: payload)
-                guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else {
-                    return
-                }
+                guard envelope.to == options.id, envelope.from == from, founding == nil,
+                    belongs(to: Lineage(rawValue: envelope.group))
+                else { return }
                 if state.scheduling.isRetired(from), !(raft?.configuration.members.contains(from) ?? false) {
                     return refuse(removed: from)
                 }
@@ -263,6 +274,30 @@ public struct NodeCore: Sendable {
 
     // MARK: - Founding and joining
 
+    /// True if messages of that history are for this node. One that belongs to none yet joins it, as soon as that is on disk:
+    /// what it will have stored afterwards must never be taken for part of another history.
+    private mutating func belongs(to other: Lineage) -> Bool {
+        guard other != lineage else { return adopting == nil }
+        if raft == nil, adopting == nil {
+            adopting = other
+            effects.append(.persistLineage(other))
+        }
+        return false
+    }
+
+    /// A member of a later history of this cluster: what this node has was given up when the cluster was recovered.
+    private mutating func compareHistory(with member: Member) {
+        guard raft != nil, let other = Standing(decoding: member.meta), other.state == .member,
+            other.lineage.epoch > lineage.epoch
+        else { return }
+        fence(
+            CoterieError(
+                .notAllowed,
+                "the cluster \(options.cluster) was recovered or restored without this node: \(member.name) is at epoch "
+                    + "\(other.lineage.epoch), and the data here are of epoch \(lineage.epoch)",
+                hint: "to join as a new node, start it with an empty data directory"))
+    }
+
     private mutating func joinThroughRaft() {
         raft = Raft(
             id: options.id, options: options.raft, recovered: RecoveredLog(), generator: generator.fork(), now: now)
@@ -305,9 +340,12 @@ public struct NodeCore: Sendable {
     private mutating func updateStanding() {
         let isMember = raft.map { $0.lastIndex > 0 || $0.snapshot.index > 0 || $0.recovery != nil } ?? false
         let cordoned = state.scheduling.isCordoned(options.id)
-        guard standing.state != (isMember ? .member : .virgin) || standing.cordoned != cordoned else { return }
-        standing.state = isMember ? .member : .virgin
-        standing.cordoned = cordoned
+        var current = standing
+        current.state = isMember ? .member : .virgin
+        current.cordoned = cordoned
+        current.lineage = lineage
+        guard current != standing else { return }
+        standing = current
         membership.handle(.update(tags: options.tags, meta: standing.encoded), now: now)
     }
 
@@ -364,6 +402,7 @@ public struct NodeCore: Sendable {
 
     private mutating func memberEvent(_ event: MemberEvent) {
         reconciler.memberChanged(event, now: now)
+        compareHistory(with: event.member)
         changedTopics.insert(.members)
         let kind: String? =
             switch event.kind {
@@ -430,7 +469,7 @@ public struct NodeCore: Sendable {
     private mutating func sendRaft(_ message: RaftMessage, to: NodeID) {
         // An address comes from gossip; without one the message is lost, which Raft bears.
         guard let address = membership.address(of: to) else { return }
-        let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: message)
+        let envelope = RaftEnvelope(group: lineage.rawValue, from: options.id, to: to, message: message)
         effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: address))
     }
 

@@ -161,7 +161,10 @@ extension NodeCore {
     }
 
     private func mayJoin(_ member: Member) -> Bool {
-        !state.scheduling.isRetired(member.id) && Standing(decoding: member.meta) != nil
+        guard !state.scheduling.isRetired(member.id), let standing = Standing(decoding: member.meta) else {
+            return false
+        }
+        return standing.state == .virgin || standing.lineage == lineage
     }
 
     // MARK: - Removal by order

@@ -161,6 +161,11 @@ extension NodeCore {
         return .object(members)
     }
 
+    /// Of the name, for a cluster that was never recovered.
+    private var clusterID: String {
+        hexadecimal(lineage == .original ? stableHash(options.cluster) : lineage.rawValue)
+    }
+
     private var statusDocument: JSONValue {
         var counts: [MemberState: Int] = [:]
         for member in membership.members { counts[member.state, default: 0] += 1 }
@@ -169,7 +174,9 @@ extension NodeCore {
         let configuration = raft?.configuration
         func names(_ ids: [NodeID]?) -> JSONValue { .array((ids ?? []).map { .string(displayName($0)) }) }
         return [
-            "cluster": ["name": .string(options.cluster), "id": .string(hexadecimal(stableHash(options.cluster)))],
+            "cluster": [
+                "name": .string(options.cluster), "id": .string(clusterID), "epoch": JSONValue(lineage.epoch),
+            ],
             "node": [
                 "id": .string(options.id.description), "name": .string(options.name),
                 "address": .string(options.address.description),
@@ -396,7 +403,8 @@ extension NodeCore {
     /// A chunk of a snapshot on its way to a follower; nil if that one's address is not known.
     public func snapshotFrame(_ chunk: InstallSnapshot, to: NodeID) -> NodeEffect? {
         guard let member = membership.member(to) else { return nil }
-        let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: .installSnapshot(chunk))
+        let envelope = RaftEnvelope(
+            group: lineage.rawValue, from: options.id, to: to, message: .installSnapshot(chunk))
         return .peerFrame(.raft, envelope.encoded, to: to, address: member.address)
     }
 }

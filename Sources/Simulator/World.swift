@@ -417,6 +417,7 @@ public final class World {
             try checkPromises(of: request, by: host)
             host.storage?.found(request)
         case .persistPromise(let promise): host.storage?.persistPromise(promise)
+        case .persistLineage(let lineage): host.storage?.persistLineage(lineage)
         case .makeSnapshot(let metadata, let image):
             try oracle.snapshotMade(metadata, image.encoded, by: i)
             host.storage?.makeSnapshot(metadata, image.encoded)
