@@ -99,6 +99,7 @@ public final class World {
         public var podsBound = 0
         public var digestsCompared = 0
         public var replays = 0
+        public var losses = 0
         /// From the last fault to the end of the run.
         public var healing = TimeSpan.zero
 
@@ -119,6 +120,7 @@ public final class World {
             a.podsBound += b.podsBound
             a.digestsCompared += b.digestsCompared
             a.replays += b.replays
+            a.losses += b.losses
             a.healing = max(a.healing, b.healing)
         }
     }
@@ -154,6 +156,7 @@ public final class World {
         if settings.partitions, generator.chance(0.3) { split() }
         schedule(after: .milliseconds(Int64(200 + generator.next() % 800)), .fault)
         schedule(after: settings.chaos, .peace)
+        planLosses()
     }
 
     /// Runs to the end. Throws a ``Violation`` that names the seed.
@@ -218,7 +221,7 @@ public final class World {
 
     private func handle(_ event: Event) throws {
         switch event {
-        case .start(let i): if !hosts[i].isUp { try start(i) }
+        case .start(let i): if !hosts[i].isUp, !hosts[i].isLost { try start(i) }
         case .flush(let i, let life):
             guard hosts[i].life == life, !postponed(i, event) else { return }
             hosts[i].isFlushScheduled = false
@@ -326,6 +329,7 @@ public final class World {
             startCounter: UInt64(life), version: "1")
         if settings.quickGossip { options.membership = .quick }
         options.snapshotEntries = settings.snapshotEntries
+        options.deadVoterGrace = settings.deadVoterGrace
         options.promotionDelay = .milliseconds(Int64(200 + generator.next() % 1_000))
         options.raft.maxAppendEntries = [1, 3, 64, 4_096][Int(generator.next() % 4)]
         options.raft.maxInflightMessages = [1, 2, 32, 256][Int(generator.next() % 4)]
