@@ -47,11 +47,10 @@ extension Raft {
         return member == id ? log.lastIndex : peers.first { $0.id == member }?.match
     }
 
-    /// When a member last answered this leader; nil unless this node leads and knows the member. At first the beginning of the
-    /// leadership.
-    public func lastContact(of member: NodeID) -> MonotonicTime? {
-        guard role == .leader else { return nil }
-        return member == id ? now : peers.first { $0.id == member }?.lastContact
+    /// Members of the configuration that have answered this leader since `time`, or that it began to lead or know since then.
+    /// Empty unless this node leads.
+    public func peersHeard(since time: MonotonicTime) -> [NodeID] {
+        role == .leader ? peers.filter { $0.lastContact >= time }.map(\.id) : []
     }
 
     mutating func configurationDidChange() {

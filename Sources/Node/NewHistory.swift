@@ -21,6 +21,12 @@ public enum NewHistory {
 
     public static func isUnfinished(in directory: String) -> Bool { access(ready(directory), F_OK) == 0 }
 
+    /// True for a directory with files in it.
+    public static func holdsFiles(_ path: String) -> Bool {
+        guard let names = try? PosixDisk(path: path, create: false).list() else { return false }
+        return !names.isEmpty
+    }
+
     public static func refuseUnfinished(in directory: String) throws(CoterieError) {
         guard isUnfinished(in: directory) else { return }
         throw CoterieError(
@@ -98,8 +104,8 @@ public enum NewHistory {
         for part in parts {
             let (new, place, aside) = (staging + "/" + part, root + "/" + part, root + "/" + part + ".before-\(epoch)")
             if access(new, F_OK) == 0 {
-                if access(place, F_OK) == 0, access(aside, F_OK) != 0 { try move(place, to: aside) }
-                // An empty directory in its place, made by a start in between, is replaced.
+                if holdsFiles(place), access(aside, F_OK) != 0 { try move(place, to: aside) }
+                // An empty directory in its place is replaced.
                 try move(new, to: place)
             }
             if access(aside, F_OK) == 0 { setAside.append(aside) }

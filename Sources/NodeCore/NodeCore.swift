@@ -258,7 +258,7 @@ public struct NodeCore: Sendable {
 
     /// Another member says that this node was removed by order, and has applied the log that far.
     private mutating func wasRemoved(by member: NodeID) {
-        guard raft != nil, !reconciler.leaving else { return }
+        guard raft != nil, now >= reconciler.leavingUntil else { return }
         fence(
             CoterieError(
                 .notAllowed, "this node was removed from the cluster, as \(displayName(member)) says",
@@ -287,7 +287,7 @@ public struct NodeCore: Sendable {
 
     /// A member of a later history of this cluster: what this node has was given up when the cluster was recovered.
     private mutating func compareHistory(with member: Member) {
-        guard raft != nil, let other = Standing(decoding: member.meta), other.state == .member,
+        guard raft != nil, member.state.isPresent, let other = Standing(decoding: member.meta), other.state == .member,
             other.lineage.epoch > lineage.epoch
         else { return }
         fence(

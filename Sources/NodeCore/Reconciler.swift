@@ -33,7 +33,8 @@ struct Reconciler: Sendable {
     /// Since when a learner has been close to the end of the log.
     var keptUpSince: [NodeID: MonotonicTime] = [:]
     var forwardedOrders: [UInt64: (RequestID, deadline: MonotonicTime)] = [:]
-    var leaving = false
+    /// This node was ordered to leave: until then it is no news that it was removed.
+    var leavingUntil = MonotonicTime.zero
     var tellRemovedAfter = MonotonicTime.zero
     /// Pods of ended gathers whose deletion is in the log: not proposed twice.
     var clearedRoots: [String] = []
@@ -116,7 +117,8 @@ extension NodeCore {
         plan.retired = state.scheduling.retired.sorted()
         let members = membership.members
         let alive = members.filter { $0.state == .alive }
-        plan.newcomers = alive.filter { mayJoin($0) && !configuration.members.contains($0.id) }.map(\.id).sorted()
+        let known = Set(configuration.members)
+        plan.newcomers = alive.filter { !known.contains($0.id) && mayJoin($0) }.map(\.id).sorted()
         plan.target = alive.count >= 5 ? options.voterTargets.large : options.voterTargets.small
         plan.minimum = members.compactMap { Standing(decoding: $0.meta).map { Int($0.expect) } }.max() ?? 1
         plan.mayRemoveDead = reconciler.lastRemoval.map { now - $0 >= options.deadVoterGrace } ?? true
@@ -131,7 +133,9 @@ extension NodeCore {
                 // Who said good-bye comes back: only `leave` and `remove` take its vote (DESIGN 3.1).
                 if member?.state != .left { plan.dead.insert(id) }
             }
-            if let member, alive.contains(where: { $0.id != id && $0.address == member.address }) {
+            if let member, !plan.inContact.contains(id),
+                alive.contains(where: { $0.id != id && $0.address == member.address })
+            {
                 plan.supplanted.insert(id)
             }
         }
@@ -151,11 +155,11 @@ extension NodeCore {
 
     /// Those in the configuration that this leader has heard lately, itself included, and those that gossip thinks gone.
     private func contacts(_ raft: Raft) -> (heard: Set<NodeID>, absent: Set<NodeID>) {
-        var heard: Set<NodeID> = [options.id]
+        var heard = Set(raft.peersHeard(since: now - Reconciler.contactPatience))
+        heard.insert(options.id)
         var absent: Set<NodeID> = []
-        for id in raft.configuration.members {
-            if let last = raft.lastContact(of: id), now - last <= Reconciler.contactPatience { heard.insert(id) }
-            if !(membership.member(id)?.state.isPresent ?? false) { absent.insert(id) }
+        for id in raft.configuration.members where !(membership.member(id)?.state.isPresent ?? false) {
+            absent.insert(id)
         }
         return (heard, absent)
     }

@@ -286,7 +286,7 @@ extension NodeCore {
         case "leave":
             // Out of the voters first, by the leader; then the driver is told to stop.
             guard case .request(let id) = origin else { return }
-            reconciler.leaving = true
+            reconciler.leavingUntil = now + .seconds(30)
             var remove: [JSONValue.Member] = [.init("verb", "remove"), .init("node", .string(options.id.description))]
             remove.append(.init("self", true))
             admin(.object(remove), origin: .request(id))
@@ -303,15 +303,30 @@ extension NodeCore {
         }
     }
 
-    private func memberID(_ name: String) -> NodeID? {
-        membership.members.first { $0.name == name || $0.id.description == name }?.id
-            ?? raft?.configuration.members.first { $0.description == name }
+    /// Which of two members of one name is meant: one whose data directory was emptied leaves its name to the next one.
+    private enum Namesake { case present, toRemove, toForget }
+
+    private func memberID(_ name: String, _ namesake: Namesake = .present) -> NodeID? {
+        let configured = raft?.configuration.members ?? []
+        if let id = configured.first(where: { $0.description == name }) { return id }
+        func rank(_ member: Member) -> Int {
+            let (isThere, isConfigured) = (member.state.isPresent, configured.contains(member.id))
+            return switch namesake {
+            case .present: (isThere ? 0 : 2) + (isConfigured ? 0 : 1)
+            case .toRemove: (isConfigured ? 0 : 2) + (isThere ? 1 : 0)
+            case .toForget: (isThere ? 2 : 0) + (isConfigured ? 0 : 1)
+            }
+        }
+        let named = membership.members.filter { $0.name == name || $0.id.description == name }
+        return named.min { (rank($0), $0.id) < (rank($1), $1.id) }?.id
     }
 
     private mutating func orderAtLeader(_ verb: String, _ order: JSONValue, _ origin: AdminOrigin) {
         let done = ClientResponse.success(JSONValue.object([.init("done", true)]).utf8)
         let name = order["node"]?.stringValue
-        let node = name.flatMap(memberID)
+        let namesake: Namesake =
+            verb != "remove" ? .present : order["prune"] == .bool(true) ? .toForget : .toRemove
+        let node = name.flatMap { memberID($0, namesake) }
         if let name, node == nil {
             return reply(origin, .failure(CoterieError(.notFound, "there is no member \(name)")))
         }

@@ -72,7 +72,8 @@ struct VoterPlan: Sendable {
 
     /// What an operator ordered goes first. A learner takes the place in the same step where one is ready.
     private var removal: Step? {
-        for node in retired where configuration.members.contains(node) {
+        let members = configuration.members
+        for node in retired where members.contains(node) {
             var voters = configuration.voters.filter { $0 != node }
             if configuration.isVoter(node), voters.count < target, let heir = heir { voters.append(heir) }
             if let step = step(.remove(node), voters, configuration.learners.filter { $0 != node }) { return step }

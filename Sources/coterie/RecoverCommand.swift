@@ -32,7 +32,7 @@ struct RecoverCommand: ParsableCommand {
                 hint: "if a majority of the voters can come back, start them instead")
         }
         let path = data ?? DefaultPaths.dataDirectory
-        guard RecoverCommand.holdsFiles(path + "/journal") || NewHistory.isUnfinished(in: path) else {
+        guard NewHistory.holdsFiles(path + "/journal") || NewHistory.isUnfinished(in: path) else {
             throw CoterieError(
                 .notFound, "there is no journal in \(path)", hint: "name the data directory with --data")
         }
@@ -75,7 +75,8 @@ struct RecoverCommand: ParsableCommand {
         var text = "kept everything through entry \(last.index) of term \(last.term): \(summary.jobs) jobs in "
         text += "\(summary.tubes) tubes, \(summary.pods) pods, \(summary.sessions) sessions; all leases are free\n"
         if known < last.index {
-            text += "entries \(known + 1) to \(last.index) may never have been acknowledged; they are kept\n"
+            let which = known + 1 == last.index ? "entry" : "entries \(known + 1) to"
+            text += "\(which) \(last.index) may never have been acknowledged, and is kept all the same\n"
         }
         for damage in found.damage { text += "lost by damage: \(damage)\n" }
         text += "lost: whatever the other nodes had acknowledged without this one, after entry \(last.index)\n"
@@ -84,11 +85,6 @@ struct RecoverCommand: ParsableCommand {
         text += "empty data directories\n"
         for place in setAside { text += "what was there before: \(place)\n" }
         return text + "start it with: coterie agent --data \(path)\n"
-    }
-
-    static func holdsFiles(_ path: String) -> Bool {
-        guard let names = try? PosixDisk(path: path, create: false).list() else { return false }
-        return !names.isEmpty
     }
 }
 

@@ -235,7 +235,7 @@ struct SnapshotRestore: ParsableCommand {
         }
         let index = header.metadata.index + SavedState.indexGap
         guard index < SavedState.maximumIndex else { throw CoterieError(.failed, "the index \(index) is too high") }
-        let held = ["journal", "snapshots"].filter { RecoverCommand.holdsFiles(path + "/" + $0) }
+        let held = ["journal", "snapshots"].filter { NewHistory.holdsFiles(path + "/" + $0) }
         guard held.isEmpty || force else {
             throw CoterieError(
                 .conflict, "\(path) holds a node's data already",
