@@ -67,7 +67,7 @@ import Testing
     /// Two of five at once leave three that vote.
     @Test(arguments: [(4, 1, 1), (6, 1, 1), (7, 2, 1), (5, 2, 2)])
     func votersThatDieForGoodAreReplaced(nodes: Int, losses: Int, together: Int) throws {
-        for seed: UInt64 in 950..<956 {
+        for seed in 950..<950 + max(2, SimulationTests.seeds / 50) {
             var settings = WorldSettings(seed: seed)
             settings.nodes = nodes
             settings.expect = 3
