@@ -348,7 +348,10 @@ public final class World {
             text: "start \(i) life \(life) \(recovery.log.hardState.term) \(recovery.log.entries.count)")
         try oracle.started(host, recovery)
         // The first node is the seed of all; another one at random makes up for it being down.
-        let seeds = [0, Int(generator.next() % UInt64(hosts.count))].filter { $0 != i }.map { hosts[$0].address }
+        var known = [0, Int(generator.next() % UInt64(hosts.count))]
+        // Where nodes die for good, every node is told of every other: those that are left must find each other.
+        if settings.losses > 0 { known = Array(hosts.indices) }
+        let seeds = known.filter { $0 != i }.map { hosts[$0].address }
         feed(i, .join(seeds))
     }
 
