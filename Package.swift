@@ -81,7 +81,7 @@ let package = Package(
             dependencies: [
                 "Model", "Wire", "Security", "EventLoop", "CPlatform", "NodeCore", "Client", "Node", "Transport",
                 "Manifests", "Pods",
-                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Journal",
+                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Consensus", "Journal",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .executableTarget(
@@ -126,12 +126,15 @@ let package = Package(
         .testTarget(
             name: "NodeCoreTests",
             dependencies: [
-                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling",
+                "Model", "Wire", "Membership", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling",
                 "coterie-simulate",
             ]),
         .testTarget(
             name: "NodeTests",
-            dependencies: ["Model", "Wire", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling", "Node"]),
+            dependencies: [
+                "Model", "Wire", "Consensus", "Journal", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling",
+                "Node",
+            ]),
         .testTarget(
             name: "IntegrationTests",
             dependencies: ["TestSupport", "Wire", "coterie", "coterie-init", "coterie-console"]),

@@ -27,6 +27,7 @@ public final class Agent {
     private let pods: PodAgent
     private let watches: Watches
     private let queueServer: QueueServer
+    private var exports = StateExports()
     private var console: ConsoleProcess?
     private let timer: LoopTimer
     private let streamTimer: LoopTimer
@@ -70,6 +71,7 @@ public final class Agent {
             queuePort: bound.queueAddress?.port ?? 0,
             version: options.version)
         settings.snapshotEntries = 50_000
+        settings.deadVoterGrace = options.deadVoterGrace
         var system = SystemRandomNumberGenerator()
         core = try NodeCore(
             options: settings, recovery: opened.recovery, generator: SeededGenerator(seed: system.next()), now: loop.now
@@ -127,10 +129,12 @@ public final class Agent {
         clients.onRequest = { [weak self] id, request, authority in self?.requested(id, request, authority) }
         clients.onCancel = { [weak self] id in
             self?.watches.cancel(id)
+            if let read = self?.exports.cancel(id) { self?.input(.cancelLocal(read)) }
             self?.input(.cancel(id))
         }
         clients.onConnectionClosed = { [weak self] connection in
             self?.watches.connectionClosed(connection)
+            for read in self?.exports.connectionClosed(connection) ?? [] { self?.input(.cancelLocal(read)) }
             self?.input(.connectionClosed(connection))
         }
         clients.onStreamFrame = { [weak self] link, kind, frame, authority in
@@ -209,6 +213,10 @@ public final class Agent {
         if case .query("metrics") = request, authority == .operator {
             return clients.respond(id, .success(metricsDocument.utf8))
         }
+        if case .query(let path) = request, authority == .operator, StateExports.serves(path) {
+            if path == "snapshot" { return input(.localRead(exports.begin(id))) }
+            return clients.respond(id, exports.piece(path))
+        }
         if case .admin(let order) = request, authority == .operator, order["verb"]?.stringValue == "stop" {
             clients.respond(id, .success(JSONValue.object([.init("done", true)]).utf8))
             return stop {}
@@ -279,6 +287,7 @@ public final class Agent {
         case .persist(let request): storage.persist(request)
         case .found(let request): storage.found(request)
         case .persistPromise(let promise): storage.persistPromise(promise)
+        case .persistLineage(let lineage): storage.persistLineage(lineage)
         case .makeSnapshot(let metadata, let image): storage.makeSnapshot(metadata, image)
         case .sendSnapshot(let send):
             storage.readSnapshot(send) { [weak self] chunk in
@@ -289,7 +298,9 @@ public final class Agent {
         case .storeSnapshotChunk(let chunk): storage.storeChunk(chunk)
         case .respond(let id, let response): clients.respond(id, response)
         case .localResult(let id, let result): queueServer.completed(id, result)
-        case .localReadReady(let id, let error): queueServer.readReady(id, error)
+        case .localReadReady(let id, let error):
+            guard let request = exports.requestWaiting(for: id) else { return queueServer.readReady(id, error) }
+            export(for: request, error)
         case .assignments(let records): pods.assigned(records)
         case .event(let event): watches.publish(event, now: loop.now)
         case .changed(let topics):
@@ -297,12 +308,25 @@ public final class Agent {
             if topics.contains(.members) || topics.contains(.leader) { keepStreams() }
         case .log(let level, let text): log(level, text)
         case .stopped: finishStopping()
+        case .fenced(let why):
+            log(.error, "\(why)")
+            failure = why
+            stop {}
         }
     }
 
     /// Voters ask each other for votes when a leader has died: that is no time for handshakes.
     private func keepStreams() {
         for (id, address) in core.livingVoters { peers.keepStream(to: id, at: address) }
+    }
+
+    /// The state has applied whatever was committed when the request came.
+    private func export(for request: RequestID, _ error: CoterieError?) {
+        if let error { return clients.respond(request, .failure(error)) }
+        guard let exported = core.exportedState else {
+            return clients.respond(request, .failure(CoterieError(.noLeader, "this node belongs to no cluster yet")))
+        }
+        clients.respond(request, .success(exports.keep(exported, for: request, options: core.options).utf8))
     }
 
     private func log(_ level: LogLevel, _ text: String) {
@@ -329,6 +353,8 @@ public final class Agent {
     public var onStopping: (() -> Void)?
     /// Called when the agent has stopped by itself after such an order.
     public var onStopped: (() -> Void)?
+    /// Why the agent ended by itself, if that was no order.
+    public private(set) var failure: CoterieError?
     private var podsAreGone = false
     private var coreIsDone = false
     private var isDraining = false

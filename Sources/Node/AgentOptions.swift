@@ -27,6 +27,8 @@ public struct AgentOptions: Sendable {
     /// The programs beside this one: `coterie` itself, `coterie-console`, `coterie-init`.
     public var programs: Programs
     public var logLevel: String = "info"
+    /// See ``NodeOptions/deadVoterGrace``.
+    public var deadVoterGrace = TimeSpan.seconds(300)
 
     public struct Programs: Sendable {
         public var coterie: String

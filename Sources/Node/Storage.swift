@@ -40,6 +40,7 @@ final class Storage {
     private let box: JournalBox
     private let snapshots: SnapshotBox
     private let promisePath: String
+    private let lineagePath: String
     private var waiting: [PersistRequest] = []
     private var isWriting = false
     private var hasFailed = false
@@ -55,6 +56,8 @@ final class Storage {
         loop: EventLoop, directory: DataDirectory, cluster: String
     ) throws(CoterieError) -> (storage: Storage, recovery: NodeRecovery, notes: [String]) {
         do {
+            try NewHistory.refuseUnfinished(in: directory.path)
+            let lineage = try LineageFile.read(directory.path) ?? .original
             let disk = try PosixDisk(path: directory.journalPath, create: true)
             let snapshotDisk = try PosixDisk(path: directory.snapshotsPath, create: true)
             let clusterID = stableHash(cluster)
@@ -106,8 +109,9 @@ final class Storage {
             let isVirgin =
                 newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0
                 && recovered.log.base == .zero && recovered.log.recovery == nil
-            let storage = try Storage(loop: loop, journal: journal, store: store, promisePath: promisePath)
-            let recovery = NodeRecovery(log: recovered.log, isVirgin: isVirgin, promise: promise, state: state)
+            let storage = try Storage(loop: loop, journal: journal, store: store, directory: directory.path)
+            let recovery = NodeRecovery(
+                log: recovered.log, isVirgin: isVirgin, promise: promise, state: state, lineage: lineage)
             return (storage, recovery, notes)
         } catch let error as CoterieError {
             throw error
@@ -116,11 +120,12 @@ final class Storage {
         }
     }
 
-    private init(loop: EventLoop, journal: Journal, store: SnapshotStore, promisePath: String) throws {
+    private init(loop: EventLoop, journal: Journal, store: SnapshotStore, directory: String) throws {
         self.loop = loop
         box = JournalBox(journal)
         snapshots = SnapshotBox(store)
-        self.promisePath = promisePath
+        promisePath = directory + "/promise"
+        lineagePath = LineageFile.path(in: directory)
         writer = try WorkerThread(loop: loop, name: "storage")
         snapshotter = try WorkerThread(loop: loop, name: "snapshots")
         retryTimer = LoopTimer(loop: loop)
@@ -221,6 +226,21 @@ final class Storage {
             }
         } then: { [weak self] failure in
             self?.onInput?(failure.map { .storageFailed($0) } ?? .promisePersisted)
+        }
+    }
+
+    func persistLineage(_ lineage: Lineage) {
+        let path = lineagePath
+        let bytes = LineageFile.encode(lineage)
+        writer.submit { () -> String? in
+            do throws(CoterieError) {
+                try writeFileDurably(path, bytes, mode: 0o600)
+                return nil
+            } catch {
+                return error.message
+            }
+        } then: { [weak self] failure in
+            self?.onInput?(failure.map { .storageFailed($0) } ?? .lineagePersisted)
         }
     }
 

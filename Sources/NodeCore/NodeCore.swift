@@ -31,6 +31,8 @@ public struct NodeOptions: Sendable {
     public var voterTargets = (small: 3, large: 5)
     /// A learner that has kept up this long becomes a voter, if one is wanted.
     public var promotionDelay = TimeSpan.seconds(5)
+    /// A voter that has been dead for so long is replaced by a learner that has kept up; at most one in this time.
+    public var deadVoterGrace = TimeSpan.seconds(300)
 
     public init(
         cluster: String, id: NodeID, name: String, address: SocketAddress, tags: [String: String] = [:], expect: Int,
@@ -57,8 +59,13 @@ public struct NodeRecovery: Sendable {
     public var promise: BootstrapPromise?
     /// The data of `log.snapshot`, if there is one.
     public var state: [UInt8]?
+    /// The history of the cluster that the log is part of.
+    public var lineage: Lineage
 
-    public init(log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?) {
+    public init(
+        log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?, lineage: Lineage = .original
+    ) {
+        self.lineage = lineage
         self.log = log
         self.isVirgin = isVirgin
         self.promise = promise
@@ -92,8 +99,10 @@ public struct NodeCore: Sendable {
     var paths: CommandPaths
     var reconciler = Reconciler()
 
-    /// The group id in Raft's envelopes; one group for now.
-    let group: UInt64 = 1
+    /// The history of the cluster that this node takes part in; the group id in Raft's envelopes.
+    public private(set) var lineage: Lineage
+    /// The one that a node without a cluster is about to join, until it is on disk.
+    private var adopting: Lineage?
     /// The founding entry that is being written.
     var founding: RecoveredLog?
     var standing: Standing
@@ -107,6 +116,7 @@ public struct NodeCore: Sendable {
     private(set) var shutdown: Shutdown?
     private var lastAssignments: [PodRecord] = []
     var storageFailure: String?
+    private(set) var isFenced = false
 
     struct Shutdown: Sendable {
         var deadline: MonotonicTime
@@ -120,11 +130,12 @@ public struct NodeCore: Sendable {
     {
         self.options = options
         self.now = now
+        lineage = recovery.lineage
         var generator = seed
         standing = Standing(
             state: recovery.hasNeverBelonged ? .virgin : .member, expect: UInt8(clamping: options.expect),
             httpPort: options.httpPort,
-            queuePort: options.queuePort)
+            queuePort: options.queuePort, lineage: recovery.lineage)
         membership = Membership(
             options: options.membership, id: options.id, name: options.name, address: options.address,
             tags: options.tags,
@@ -172,6 +183,9 @@ public struct NodeCore: Sendable {
         case .persisted(let ticket): raftInput(.persisted(ticket: ticket))
         case .founded: foundingIsDurable()
         case .promisePersisted: bootstrap?.persisted(now: now)
+        case .lineagePersisted:
+            if raft == nil, let adopted = adopting { lineage = adopted }
+            adopting = nil
         case .storageFailed(let why):
             storageFailure = why
             effects.append(.log(.error, "the disk failed: \(why); this node writes nothing more"))
@@ -215,8 +229,11 @@ public struct NodeCore: Sendable {
             switch kind {
             case .raft:
                 let envelope = try RaftEnvelope(decoding: payload)
-                guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else {
-                    return
+                guard envelope.to == options.id, envelope.from == from, founding == nil,
+                    belongs(to: Lineage(rawValue: envelope.group))
+                else { return }
+                if state.scheduling.isRetired(from), !(raft?.configuration.members.contains(from) ?? false) {
+                    return refuse(removed: from)
                 }
                 if raft == nil { joinThroughRaft() }
                 raftInput(.message(from: envelope.from, envelope.message))
@@ -230,6 +247,7 @@ public struct NodeCore: Sendable {
                 }
             case .forward, .forwarded, .forwardCancel, .readIndex, .readIndexReply, .forwardAdmin:
                 try receivePath(kind, payload, from: from)
+            case .removed: wasRemoved(by: from)
             case .hello, .welcome, .refused, .request, .response, .item, .end, .cancel, .dial, .listen, .incoming,
                 .accept,
                 .connected, .bootstrapPromise, .goodbye:
@@ -240,7 +258,47 @@ public struct NodeCore: Sendable {
         }
     }
 
+    /// Another member says that this node was removed by order, and has applied the log that far.
+    private mutating func wasRemoved(by member: NodeID) {
+        guard raft != nil, now >= reconciler.leavingUntil else { return }
+        fence(
+            CoterieError(
+                .notAllowed, "this node was removed from the cluster, as \(displayName(member)) says",
+                hint: "to join again as a new node, start it with an empty data directory"))
+    }
+
+    /// This node's data have no place in the cluster any more: the driver ends the process.
+    mutating func fence(_ why: CoterieError) {
+        guard !isFenced else { return }
+        isFenced = true
+        effects.append(.fenced(why))
+    }
+
     // MARK: - Founding and joining
+
+    /// True if messages of that history are for this node. One that belongs to none yet joins it, as soon as that is on disk:
+    /// what it will have stored afterwards must never be taken for part of another history.
+    private mutating func belongs(to other: Lineage) -> Bool {
+        guard other != lineage else { return adopting == nil }
+        if raft == nil, adopting == nil {
+            adopting = other
+            effects.append(.persistLineage(other))
+        }
+        return false
+    }
+
+    /// A member of a later history of this cluster: what this node has was given up when the cluster was recovered.
+    private mutating func compareHistory(with member: Member) {
+        guard raft != nil, member.state.isPresent, let other = Standing(decoding: member.meta), other.state == .member,
+            other.lineage.epoch > lineage.epoch
+        else { return }
+        fence(
+            CoterieError(
+                .notAllowed,
+                "the cluster \(options.cluster) was recovered or restored without this node: \(member.name) is at epoch "
+                    + "\(other.lineage.epoch), and the data here are of epoch \(lineage.epoch)",
+                hint: "to join as a new node, start it with an empty data directory"))
+    }
 
     private mutating func joinThroughRaft() {
         raft = Raft(
@@ -284,9 +342,12 @@ public struct NodeCore: Sendable {
     private mutating func updateStanding() {
         let isMember = raft.map { $0.lastIndex > 0 || $0.snapshot.index > 0 || $0.recovery != nil } ?? false
         let cordoned = state.scheduling.isCordoned(options.id)
-        guard standing.state != (isMember ? .member : .virgin) || standing.cordoned != cordoned else { return }
-        standing.state = isMember ? .member : .virgin
-        standing.cordoned = cordoned
+        var current = standing
+        current.state = isMember ? .member : .virgin
+        current.cordoned = cordoned
+        current.lineage = lineage
+        guard current != standing else { return }
+        standing = current
         membership.handle(.update(tags: options.tags, meta: standing.encoded), now: now)
     }
 
@@ -344,6 +405,7 @@ public struct NodeCore: Sendable {
 
     private mutating func memberEvent(_ event: MemberEvent) {
         reconciler.memberChanged(event, now: now)
+        compareHistory(with: event.member)
         changedTopics.insert(.members)
         let kind: String? =
             switch event.kind {
@@ -410,7 +472,7 @@ public struct NodeCore: Sendable {
     private mutating func sendRaft(_ message: RaftMessage, to: NodeID) {
         // An address comes from gossip; without one the message is lost, which Raft bears.
         guard let address = membership.address(of: to) else { return }
-        let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: message)
+        let envelope = RaftEnvelope(group: lineage.rawValue, from: options.id, to: to, message: message)
         effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: address))
     }
 
@@ -492,6 +554,7 @@ public struct NodeCore: Sendable {
     var podsChanged = true
 
     private mutating func publishChanges() {
+        for node in state.scheduling.takeForgotten() { membership.handle(.forget(node), now: now) }
         let pods = state.scheduling.takeChanged()
         if !pods.isEmpty {
             changedTopics.insert(.pods)

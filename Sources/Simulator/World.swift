@@ -99,6 +99,7 @@ public final class World {
         public var podsBound = 0
         public var digestsCompared = 0
         public var replays = 0
+        public var losses = 0
         /// From the last fault to the end of the run.
         public var healing = TimeSpan.zero
 
@@ -119,6 +120,7 @@ public final class World {
             a.podsBound += b.podsBound
             a.digestsCompared += b.digestsCompared
             a.replays += b.replays
+            a.losses += b.losses
             a.healing = max(a.healing, b.healing)
         }
     }
@@ -154,6 +156,7 @@ public final class World {
         if settings.partitions, generator.chance(0.3) { split() }
         schedule(after: .milliseconds(Int64(200 + generator.next() % 800)), .fault)
         schedule(after: settings.chaos, .peace)
+        planLosses()
     }
 
     /// Runs to the end. Throws a ``Violation`` that names the seed.
@@ -218,7 +221,7 @@ public final class World {
 
     private func handle(_ event: Event) throws {
         switch event {
-        case .start(let i): if !hosts[i].isUp { try start(i) }
+        case .start(let i): if !hosts[i].isUp, !hosts[i].isLost { try start(i) }
         case .flush(let i, let life):
             guard hosts[i].life == life, !postponed(i, event) else { return }
             hosts[i].isFlushScheduled = false
@@ -326,6 +329,7 @@ public final class World {
             startCounter: UInt64(life), version: "1")
         if settings.quickGossip { options.membership = .quick }
         options.snapshotEntries = settings.snapshotEntries
+        options.deadVoterGrace = settings.deadVoterGrace
         options.promotionDelay = .milliseconds(Int64(200 + generator.next() % 1_000))
         options.raft.maxAppendEntries = [1, 3, 64, 4_096][Int(generator.next() % 4)]
         options.raft.maxInflightMessages = [1, 2, 32, 256][Int(generator.next() % 4)]
@@ -344,7 +348,10 @@ public final class World {
             text: "start \(i) life \(life) \(recovery.log.hardState.term) \(recovery.log.entries.count)")
         try oracle.started(host, recovery)
         // The first node is the seed of all; another one at random makes up for it being down.
-        let seeds = [0, Int(generator.next() % UInt64(hosts.count))].filter { $0 != i }.map { hosts[$0].address }
+        var known = [0, Int(generator.next() % UInt64(hosts.count))]
+        // Where nodes die for good, every node is told of every other: those that are left must find each other.
+        if settings.losses > 0 { known = Array(hosts.indices) }
+        let seeds = known.filter { $0 != i }.map { hosts[$0].address }
         feed(i, .join(seeds))
     }
 
@@ -417,6 +424,7 @@ public final class World {
             try checkPromises(of: request, by: host)
             host.storage?.found(request)
         case .persistPromise(let promise): host.storage?.persistPromise(promise)
+        case .persistLineage(let lineage): host.storage?.persistLineage(lineage)
         case .makeSnapshot(let metadata, let image):
             try oracle.snapshotMade(metadata, image.encoded, by: i)
             host.storage?.makeSnapshot(metadata, image.encoded)
@@ -434,6 +442,7 @@ public final class World {
             // A node reports as an error what can not happen between sound nodes; a failed disk is our own doing.
             if level == .error, !text.hasPrefix("the disk failed") { throw Violation("node \(i) logs: \(text)") }
         case .stopped: stopped(i)
+        case .fenced(let why): throw Violation("node \(i) has no place in its cluster: \(why)")
         }
     }
 

@@ -40,13 +40,14 @@ struct AgentCommand: ParsableCommand {
     @Option(help: "KEY=VALUE that pods can select nodes by; may be repeated.") var tag: [String] = []
     @Option(help: "How pods are held: auto, namespaces, oci or none.") var sandbox: String?
     @Option(help: "debug, info, warning or error (default info).") var logLevel: String?
+    @Option(help: "How long a voter is dead before a learner takes its place (default 5m).") var deadVoterGrace: String?
 
     static let keys: [String: ValueKind] = [
         "name": .string, "bind": .string, "advertise": .string, "join": .strings, "expect": .integer,
         "cluster": .string, "data": .string,
         "http": .string, "queue": .string, "tag": .strings, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)),
         "key": .string,
-        "log-level": .choice(["debug", "info", "warning", "error"]),
+        "log-level": .choice(["debug", "info", "warning", "error"]), "dead-voter-grace": .duration,
     ]
 
     func run() throws {
@@ -113,6 +114,13 @@ struct AgentCommand: ParsableCommand {
             }
             options.logLevel = level
         }
+        if let (text, origin) = text("dead-voter-grace", deadVoterGrace) {
+            // Gossip forgets its dead after a day.
+            guard let span = TimeSpan(text: text), span >= .seconds(1), span <= .seconds(86_400) else {
+                throw CoterieError(.badInput, "\(origin) \(text): from 1s to 24h are possible", hint: "use 90s or 5m")
+            }
+            options.deadVoterGrace = span
+        }
         options.keyFile = Invocation.options.keyFile ?? settings.text("key", flag: nil, variable: nil)?.value
         return options
     }
@@ -158,6 +166,7 @@ enum AgentRun {
                 if signals > 0 { agent.stop {} }
             }
             for watcher in watchers { watcher.close() }
+            if let failure = agent.failure { throw failure }
         }
     }
 
