@@ -20,7 +20,7 @@ import Testing
         operation(2, .total, 50, 55, .total(3)),
         operation(1, .put(body: "e"), 60, 70, .inserted(4)),
         operation(3, .acquire(holder: "x"), 0, 5, .granted(token: 1)),
-        operation(4, .acquire(holder: "y"), 6, 9, .held),
+        operation(4, .acquire(holder: "y"), 6, 9, .held(token: 1, holder: "x")),
         operation(3, .release(token: 1), 10, 20, .released),
         operation(4, .acquire(holder: "y"), 12, 25, .granted(token: 2)),
         operation(4, .release(token: 2), 30, 35, .released),
@@ -89,7 +89,7 @@ import Testing
         lease[11] = Self.operation(4, .acquire(holder: "y"), 21, 25, .granted(token: 0))
         blames(lease, Self.jobs, "token 0 was given after token 1")
         lease = Self.good
-        lease[10].answer = .notHeld
+        lease[10].answer = .notHeld(newest: 1)
         blames(lease, Self.jobs, "client 3 lost the lease")
     }
 }

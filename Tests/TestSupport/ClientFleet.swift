@@ -20,6 +20,8 @@ public struct FleetPlan: Sendable {
     public var bodyBytes = 200
     /// The number of the first client: fleets that work on one tube at once have clients of different numbers.
     public var firstClient = 0
+    /// Readers ask once, and then only when ``ClientFleet/readNow()`` says so.
+    public var readsOnDemand = false
     /// Each client knows one node only, and does not follow the cluster.
     public var isPinned = false
 
@@ -36,6 +38,8 @@ public final class ClientFleet: @unchecked Sendable {
     private var newestJobs: [UInt64] = []
     private var puts = 0
     private var failures = 0
+    private var demands = 0
+    private var readsBegun = 0
     private var isStopping = false
     private var working = 0
 
@@ -70,6 +74,17 @@ public final class ClientFleet: @unchecked Sendable {
         let before = acknowledged
         try await eventually("\(count) puts more than \(before)", within: seconds, every: 0.005) {
             self.acknowledged >= before + count
+        }
+    }
+
+    /// Every reader asks once more, on the connection that it has. Returns when all have asked, answered or not.
+    public func readNow() async throws {
+        let goal = lock.withLock { () -> Int in
+            demands += 1
+            return (demands + 1) * plan.readers
+        }
+        try await eventually("all readers ask", within: 10, every: 0.001) {
+            self.lock.withLock { self.readsBegun } >= goal
         }
     }
 
@@ -146,8 +161,13 @@ public final class ClientFleet: @unchecked Sendable {
     private func read(_ client: ClusterClient, _ number: Int) async {
         var count = 0
         while goesOn {
+            if plan.readsOnDemand && count > lock.withLock({ demands }) {
+                await loop.sleep(.milliseconds(1))
+                continue
+            }
             count += 1
             let begun = now()
+            lock.withLock { readsBegun += 1 }
             if count % 2 == 0, let id = lock.withLock({ newestJobs.last }) {
                 let answer: FleetOperation.Answer
                 do throws(CoterieError) {
@@ -189,9 +209,9 @@ public final class ClientFleet: @unchecked Sendable {
             guard case .lease(let result) = try await client.command(.lease(command)) else { return .noJob }
             switch result {
             case .granted(let token, _): return .granted(token: token)
-            case .held: return .held
+            case .held(let view): return .held(token: view.token, holder: view.holder?.id ?? "")
             case .released: return .released
-            case .lost: return .notHeld
+            case .lost(let newest): return .notHeld(newest: newest)
             case .refused(let code, let why): return .refused("\(code): \(why)")
             case .renewed, .valid: return .noJob
             }

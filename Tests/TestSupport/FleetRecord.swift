@@ -23,9 +23,10 @@ public struct FleetOperation: Sendable {
         case job(body: String)
         case noJob
         case granted(token: UInt64)
-        case held
+        /// By somebody else.
+        case held(token: UInt64, holder: String)
         case released
-        case notHeld
+        case notHeld(newest: UInt64)
         /// Nothing was done, and nothing will be.
         case refused(String)
         /// It may have been done, now or later.
@@ -214,31 +215,42 @@ public struct FleetRecord: Sendable {
         return low
     }
 
-    /// Nobody gets the lease while another holds it for certain, and later tokens are larger. Holders outlive the test: their
-    /// leases do not end by themselves.
+    /// One grant of the lease, renewals included.
+    private struct Hold {
+        var client: Int
+        var token: UInt64
+        var begun: UInt64
+        var granted: UInt64
+        /// When its end was asked for; `UInt64.max`: never.
+        var until: UInt64
+    }
+
+    /// Nobody gets the lease while another holds it for certain, and later tokens are larger. Leases outlive the test: they do
+    /// not end by themselves.
     private func checkLeases(_ wrong: inout [String]) {
-        struct Hold {
+        struct Key: Hashable {
             var client: Int
             var token: UInt64
-            var granted: FleetOperation
-            /// When its end was asked for; `UInt64.max`: never.
-            var until: UInt64
         }
         var holds: [Hold] = []
+        var known: [Key: Int] = [:]
         for operation in operations.sorted(by: { $0.begun < $1.begun }) {
             switch (operation.kind, operation.answer) {
             case (.acquire, .granted(let token)):
-                if let own = holds.lastIndex(where: { $0.client == operation.client && $0.token == token }) {
+                let key = Key(client: operation.client, token: token)
+                if let own = known[key] {
                     // A renewal of what it held already.
                     holds[own].until = .max
                 } else {
-                    holds.append(Hold(client: operation.client, token: token, granted: operation, until: .max))
+                    known[key] = holds.count
+                    holds.append(
+                        Hold(
+                            client: operation.client, token: token, begun: operation.begun, granted: operation.ended,
+                            until: .max))
                 }
             case (.release(let token), let answer):
-                guard let own = holds.lastIndex(where: { $0.client == operation.client && $0.token == token }) else {
-                    continue
-                }
-                // Not holding any more what nobody else could take: a lie.
+                guard let own = known[Key(client: operation.client, token: token)] else { continue }
+                // Not to hold any more what nobody else could take: a lie.
                 if case .notHeld = answer {
                     wrong.append("client \(operation.client) lost the lease of token \(token)")
                 }
@@ -246,16 +258,25 @@ public struct FleetRecord: Sendable {
             default: break
             }
         }
-        for (i, a) in holds.enumerated() {
-            for b in holds[(i + 1)...] {
-                if a.token == b.token { wrong.append("token \(a.token) was given twice") }
-                let (first, second) = a.granted.ended < b.granted.ended ? (a, b) : (b, a)
-                if first.granted.ended < second.granted.begun, first.token >= second.token {
-                    wrong.append("token \(second.token) was given after token \(first.token)")
-                }
-                if second.granted.begun > first.granted.ended, second.granted.ended < first.until {
-                    wrong.append("token \(second.token) was given while \(first.token) was held")
-                }
+        for (token, same) in Dictionary(grouping: holds, by: \.token) where same.count > 1 {
+            wrong.append("token \(token) was given twice: to clients \(same.map(\.client))")
+        }
+        let byGrant = holds.sorted { $0.granted < $1.granted }
+        var next = 0
+        var newest: Hold?
+        var longest: Hold?
+        for hold in holds.sorted(by: { $0.begun < $1.begun }) {
+            // Those that were granted before this one was asked for.
+            while next < byGrant.count, byGrant[next].granted < hold.begun {
+                if byGrant[next].token >= newest?.token ?? 0 { newest = byGrant[next] }
+                if byGrant[next].until >= longest?.until ?? 0 { longest = byGrant[next] }
+                next += 1
+            }
+            if let newest, newest.token > hold.token {
+                wrong.append("token \(hold.token) was given after token \(newest.token)")
+            }
+            if let longest, hold.granted < longest.until {
+                wrong.append("token \(hold.token) was given while \(longest.token) was held")
             }
         }
     }
