@@ -146,7 +146,8 @@ extension Integration {
                         times.append("\(damage) \(String(format: "%.2f", spent)) s")
                         #expect(spent < 5, "\(damage)")
                         try await cluster.untilAgreed()
-                        // It counts again: with it and without another one the cluster writes.
+                        // It counts again: with it and without another one the cluster writes. Every third time is enough.
+                        guard round % 3 == 2 else { continue }
                         let other = cluster.nodes[(round + 1) % 3]
                         try await cluster.kill9(other)
                         try await fleet.untilMore(30)
