@@ -98,7 +98,10 @@ let package = Package(
             name: "consensus-rate", dependencies: ["Model", "Consensus"], path: "Benchmarks/consensus-rate"),
 
         // Tests.
-        .target(name: "TestSupport", dependencies: ["Wire", "CPlatform"], path: "Tests/TestSupport"),
+        .target(
+            name: "TestSupport",
+            dependencies: ["Model", "Wire", "CPlatform", "EventLoop", "NodeCore", "Queues", "Leases", "Client"],
+            path: "Tests/TestSupport"),
         .testTarget(name: "ArchitectureTests"),
         .testTarget(name: "ModelTests", dependencies: ["Model"]),
         .testTarget(name: "WireTests", dependencies: ["Model", "Wire"]),
