@@ -43,6 +43,7 @@ let package = Package(
         .target(name: "ScatterGather", dependencies: ["Model", "Wire"]),
         .target(name: "Scheduling", dependencies: ["Model", "Wire"]),
         .target(name: "Security", dependencies: ["Model", "Wire", "COpenSSL"]),
+        .target(name: "Histories"),
 
         // Layer 3: one node, whole; and the loop.
         .target(
@@ -67,7 +68,9 @@ let package = Package(
             ]),
         .target(
             name: "Simulator",
-            dependencies: ["Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Leases", "Scheduling"]),
+            dependencies: [
+                "Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Leases", "Scheduling", "Histories",
+            ]),
         .target(
             name: "PatternContainers",
             dependencies: [
@@ -91,7 +94,7 @@ let package = Package(
                 .product(name: "Hummingbird", package: "hummingbird"),
             ]),
         .executableTarget(name: "coterie-init"),
-        .executableTarget(name: "coterie-simulate", dependencies: ["Simulator"]),
+        .executableTarget(name: "coterie-simulate", dependencies: ["Simulator", "Histories"]),
 
         // For scripts/bench-consensus; no part of the product.
         .executableTarget(
@@ -111,6 +114,7 @@ let package = Package(
         .testTarget(name: "JournalTests", dependencies: ["Model", "Wire", "Consensus", "Journal", "Simulator"]),
         .testTarget(name: "LeasesTests", dependencies: ["Model", "Wire", "Leases"]),
         .testTarget(name: "QueuesTests", dependencies: ["Model", "Wire", "Queues"]),
+        .testTarget(name: "HistoriesTests", dependencies: ["Histories"]),
         .testTarget(name: "ScatterGatherTests", dependencies: ["Model", "Wire", "ScatterGather"]),
         .testTarget(name: "SchedulingTests", dependencies: ["Model", "Wire", "Scheduling"]),
         .testTarget(name: "EventLoopTests", dependencies: ["Model", "EventLoop", "CPlatform"]),

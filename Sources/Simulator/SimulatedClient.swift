@@ -21,6 +21,8 @@ final class Operation {
     var channel: UInt32?
     var sentAt = MonotonicTime.zero
     var unresolvedSends = 0
+    /// Its place in the history.
+    var recorded: Int?
     /// Called once, at the end.
     let then: (Ending) throws -> Void
 

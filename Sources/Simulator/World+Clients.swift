@@ -38,6 +38,10 @@ extension World {
             deadline: (waitUntil ?? now) + patience,
             seenIndex: oracle.committedIndex, then: then)
         nextOperation += 1
+        switch kind {
+        case .command(let command, _, _): operation.recorded = record(client, command)
+        case .query(let path): operation.recorded = record(client, query: path)
+        }
         client.operations[operation.number] = operation
         client.active += 1
         send(operation, of: client)
@@ -158,6 +162,7 @@ extension World {
     private func end(_ operation: Operation, of client: SimulatedClient, _ ending: Ending) throws {
         client.close(operation)
         client.active -= 1
+        recordEnd(operation.recorded, ending)
         if case .unknown(true) = ending { figures.unknownOutcomes += 1 }
         try operation.then(ending)
     }

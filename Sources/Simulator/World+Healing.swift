@@ -26,6 +26,7 @@ extension World {
         case .settling:
             guard unsettled == nil else { break }
             try oracle.checkEnd(self)
+            try checkHistory()
             figures.healing = now - peaceSince
             return enter(.done)
         }

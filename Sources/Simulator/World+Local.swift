@@ -12,6 +12,8 @@ struct LocalCall {
     /// Nil for a read.
     var command: (session: SessionID, sequence: UInt64, waits: Bool)?
     var seenIndex: UInt64
+    /// Its place in the history.
+    var recorded: Int?
     var then: (Ending) throws -> Void
 }
 
@@ -48,7 +50,7 @@ extension World {
         localCalls[id] = LocalCall(
             client: client.index, host: connection.host, life: connection.life,
             command: (session, sequence, wait != nil),
-            seenIndex: oracle.committedIndex
+            seenIndex: oracle.committedIndex, recorded: record(client, command)
         ) { ending in
             client.lanes[lane].outstanding.remove(sequence)
             try then(ending)
@@ -86,6 +88,7 @@ extension World {
         guard let call = localCalls.removeValue(forKey: id) else { return }
         note(17, id, text: "local \(call.client) \(id) ends")
         clients[call.client].active -= 1
+        recordEnd(call.recorded, ending)
         if case .unknown = ending { figures.unknownOutcomes += 1 } else { figures.localAnswers += 1 }
         try call.then(ending)
     }

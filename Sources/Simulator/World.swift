@@ -2,6 +2,7 @@
 // follows from the seed: the same seed gives the same trace, in every process. Rules that must always hold are checked at every
 // step (see ``ClusterOracle``); when the faults end, everything has to come together within bounded time.
 import Consensus
+import Histories
 import Journal
 import Model
 import NodeCore
@@ -81,6 +82,9 @@ public final class World {
     /// The node whose turn ends with this event.
     var turnEnds: Int?
     var probe = Probe()
+    var recorder = HistoryRecorder()
+    /// The number in a job's body, by the id that clients were told.
+    var numberOfID: [UInt64: UInt64] = [:]
     public internal(set) var figures = Figures()
 
     /// How much a run did: a simulation that tests nothing passes as well.
@@ -100,6 +104,11 @@ public final class World {
         public var digestsCompared = 0
         public var replays = 0
         public var losses = 0
+        /// What clients asked for that was judged by the linearizability checker, and the objects it falls into.
+        public var historyOperations = 0
+        public var historyObjects = 0
+        /// Objects whose check was given up.
+        public var undecidedObjects = 0
         /// From the last fault to the end of the run.
         public var healing = TimeSpan.zero
 
@@ -121,6 +130,9 @@ public final class World {
             a.digestsCompared += b.digestsCompared
             a.replays += b.replays
             a.losses += b.losses
+            a.historyOperations += b.historyOperations
+            a.historyObjects += b.historyObjects
+            a.undecidedObjects += b.undecidedObjects
             a.healing = max(a.healing, b.healing)
         }
     }

@@ -1,10 +1,12 @@
 // Runs simulated worlds from the command line: many seeds, or one again with its trace.
 import Glibc
+import Histories
 import Simulator
 
 let usage = """
     usage: coterie-simulate [--seeds N] [--from S] [--seconds T] [--keep-going]
-           coterie-simulate --replay SEED [--trace]
+           coterie-simulate --replay SEED [--trace] [--history FILE [--history-format jepsen|porcupine]]
+           coterie-simulate --check FILE [--budget STEPS]
 
     Whole nodes on virtual time, network and disks, with faults; rules are checked at every step. The first seed that breaks
     one is printed and ends the run with exit code 1; --replay runs it again, and --trace prints each step.
@@ -15,6 +17,10 @@ let usage = """
       --keep-going   do not stop at the first broken rule
       --replay SEED  run one seed and print its figures
       --trace        with --replay: print every step
+      --history FILE with --replay: write what clients did and saw; - is the standard output
+      --history-format jepsen or porcupine (default jepsen)
+      --check FILE   judge a history of either format, or of porcupine's test data: exit code 0 linearizable, 1 not, 4 given up
+      --budget STEPS for each object of the history (default 2000000)
     """
 
 struct Options {
@@ -24,6 +30,10 @@ struct Options {
     var replay: UInt64?
     var trace = false
     var keepGoing = false
+    var history: String?
+    var historyFormat = HistoryFormat.jepsen
+    var check: String?
+    var budget = 2_000_000
 
     init(_ arguments: [String]) {
         var rest = arguments[...]
@@ -36,12 +46,22 @@ struct Options {
                 guard let text = rest.popFirst(), let value = UInt64(text) else { fail("\(argument) needs a number") }
                 return value
             }
+            func text() -> String {
+                guard let text = rest.popFirst() else { fail("\(argument) needs a value") }
+                return text
+            }
             switch argument {
             case "--seeds": seeds = number()
             case "--from": from = number()
             case "--seconds": seconds = number()
             case "--replay": replay = number()
             case "--trace": trace = true
+            case "--history": history = text()
+            case "--history-format":
+                guard let format = HistoryFormat(rawValue: text()) else { fail("the formats are jepsen and porcupine") }
+                historyFormat = format
+            case "--check": check = text()
+            case "--budget": budget = Int(clamping: number())
             case "--keep-going": keepGoing = true
             case "-h", "--help":
                 print(usage)
@@ -67,10 +87,10 @@ func monotonicSeconds() -> UInt64 {
     return UInt64(time.tv_sec)
 }
 
-func runOne(_ seed: UInt64, trace: Bool) -> Int32 {
+func runOne(_ seed: UInt64, _ options: Options) -> Int32 {
     let world = World(seed: seed)
     var lines = ""
-    if trace {
+    if options.trace {
         world.onTrace = { line in
             lines += line + "\n"
             if lines.utf8.count > 1 << 16 {
@@ -80,16 +100,23 @@ func runOne(_ seed: UInt64, trace: Bool) -> Int32 {
         }
     }
     write(1, "seed \(seed): \(world.settings)\n")
+    var isWritten = true
+    func writeOut() {
+        guard let path = options.history else { return }
+        isWritten = writeHistory(world.history, options.historyFormat, to: path)
+    }
     do {
         try world.run()
         write(1, lines)
     } catch {
         write(1, lines + "\(error)\n")
+        writeOut()
         return 1
     }
     write(
         1, "trace \(String(world.traceDigest, radix: 16)) after \(world.steps) steps, \(world.now)\n\(world.figures)\n")
-    return 0
+    writeOut()
+    return isWritten ? 0 : 3
 }
 
 func runMany(_ options: Options) -> Int32 {
@@ -114,4 +141,5 @@ func runMany(_ options: Options) -> Int32 {
 }
 
 let options = Options(Array(CommandLine.arguments.dropFirst()))
-exit(options.replay.map { runOne($0, trace: options.trace) } ?? runMany(options))
+if let path = options.check { exit(checkFile(path, budget: options.budget)) }
+exit(options.replay.map { runOne($0, options) } ?? runMany(options))
