@@ -372,11 +372,17 @@ public final class ByteStream: LoopHandleOwner {
         return uv_fileno(raw.up(), &value) == 0 ? value : nil
     }
 
-    /// The effective user of the process at the other end; Unix sockets only.
+    /// The effective user of the process at the other end: of a Unix socket, or of a TCP connection within this machine. Nil if
+    /// it is elsewhere or unknown.
     public var peerUID: UInt32? {
-        guard case .pipe = box, let descriptor else { return nil }
+        guard let descriptor else { return nil }
         var uid: UInt32 = 0
-        return coterie_peer_uid(descriptor, &uid) == 0 ? uid : nil
+        let status =
+            switch box {
+            case .pipe: coterie_peer_uid(descriptor, &uid)
+            case .tcp: coterie_tcp_peer_uid(descriptor, &uid)
+            }
+        return status == 0 ? uid : nil
     }
 
     public var peerAddress: SocketAddress? {

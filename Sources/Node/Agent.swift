@@ -159,7 +159,10 @@ public final class Agent {
         queueServer.answer = { [weak self] query, figures in
             self?.core.queueAnswer(query, node: figures) ?? .unavailable
         }
-        if let listener = bound.queue { queueServer.serve(listener) }
+        queueServer.onRefused = { [weak self] in self?.refusedQueueUser() }
+        if let listener = bound.queue {
+            queueServer.serve(listener, onlyFor: options.queueUsers == .owner ? UInt32(geteuid()) : nil)
+        }
     }
 
     private func locate(_ pod: String) -> StreamBroker.Location? {
@@ -202,6 +205,13 @@ public final class Agent {
     }
 
     private var refusedDatagrams: UInt64 = 0
+    private var refusedQueueUsers: UInt64 = 0
+
+    private func refusedQueueUser() {
+        refusedQueueUsers += 1
+        guard refusedQueueUsers == 1 else { return }
+        log(.warning, "another user of this machine was refused at the queue port; --queue-users any lets everybody in")
+    }
 
     private func requested(_ id: RequestID, _ request: ClientRequest, _ authority: Authority) {
         if case .watch(let path) = request {

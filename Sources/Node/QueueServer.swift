@@ -30,6 +30,8 @@ final class QueueServer {
     static let drainTime = TimeSpan.milliseconds(500)
 
     var onInput: ((NodeInput) -> Void)?
+    /// Another user of this machine was turned away.
+    var onRefused: (() -> Void)?
     var answer: ((BeanstalkSession.Query, NodeFigures) -> BeanstalkSession.Outcome)?
 
     init(loop: EventLoop, nodeID: NodeID, version: String) {
@@ -40,10 +42,18 @@ final class QueueServer {
         outcomeTimer = LoopTimer(loop: loop)
     }
 
-    func serve(_ listener: Listener) {
+    /// Serves everybody who can reach the listener; with `owner`, on loopback, only that user and root: the protocol is plain
+    /// text and asks for no key, and a machine has other users.
+    func serve(_ listener: Listener, onlyFor owner: UInt32?) {
         self.listener = listener
         listener.onConnection = { [weak self] stream in
             guard let self else { return stream.close() }
+            if let owner, stream.localAddress?.isLoopback ?? false {
+                guard let uid = stream.peerUID, uid == owner || uid == 0 else {
+                    self.onRefused?()
+                    return stream.close()
+                }
+            }
             let secure = SecureStream(loop: self.loop, stream: stream, tls: nil)
             self.serve(secure, pending: [])
             secure.start()
