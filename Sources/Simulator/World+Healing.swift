@@ -14,6 +14,8 @@ extension World {
     var expectedVoters: Int { hosts.count >= 5 ? 5 : hosts.count >= 3 ? 3 : 1 }
 
     func poll() throws {
+        if stage > .chaos { removeRetired() }
+        if settings.damage == .beyondBudget, stage > .chaos { return try pollBeyondBudget() }
         switch stage {
         case .chaos, .done: return
         case .draining:
@@ -49,7 +51,11 @@ extension World {
         guard leader.configuration.voters.count == expectedVoters, !leader.configuration.isJoint else {
             return "\(leader.configuration.voters.count) voters instead of \(expectedVoters)"
         }
+        if leader.configuration.members.contains(where: { index(of: $0) == nil }) {
+            return "a node that is gone is a member"
+        }
         for host in hosts {
+            if host.isMarkedDamaged { return "node \(host.index) does not have again what it lost" }
             guard let core = host.core, let raft = core.raft else { return "node \(host.index) has not joined" }
             if raft.leader != leaders[0].id {
                 return "node \(host.index) follows \(raft.leader?.description ?? "nobody")"
