@@ -113,7 +113,9 @@ public struct HistoryRecorder: Sendable {
         history.operations[operation].end = .refused(at: time)
     }
 
-    /// The client gives up, or does not understand the answer. An operation that never ends counts as unknown too.
+    /// The client gives up, or does not understand the answer. An operation that never ends counts as unknown too. So does an
+    /// acquire that waited and got "held" at the end of its wait: that answer is not the command's last word, for a copy that is
+    /// late on its way may still be carried out, and it is not a linearizable read either.
     public mutating func giveUp(_ operation: Int, at time: Int64) {
         history.operations[operation].end = .unknown(at: time)
     }

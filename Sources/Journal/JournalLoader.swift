@@ -251,7 +251,9 @@ struct LoadedJournal {
         var owed: LogRecovery?
         if !damages.isEmpty {
             let isTermLost = damages.contains { $0.place == .hardState }
-            let unknown = LogPosition(index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm))
+            // The snapshot tells of a term even if everything else is gone.
+            let unknown = LogPosition(
+                index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm, last.term))
             // A lost hard state beside a log that is not there at all: anything may have been in it.
             let isLogGone = isTermLost && segments.isEmpty
             // Without its term a position is none (a segment that ends right behind damage).
@@ -267,7 +269,8 @@ struct LoadedJournal {
         case .valid(let record): return owed.map { record.recovery.joined(with: $0) } ?? record.recovery
         case .damaged:
             // It may have said anything.
-            let unknown = LogPosition(index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm))
+            let unknown = LogPosition(
+                index: LogRecovery.unknownIndex, term: max(hardTerm, replay.highestTerm, last.term))
             let worst = LogRecovery(floor: unknown, isTermLost: true)
             return owed.map { worst.joined(with: $0) } ?? worst
         }

@@ -218,12 +218,13 @@ public struct SnapshotStore: Sendable {
         incoming = nil
     }
 
-    /// Removes temporary files and all snapshots but the `keep` newest.
-    public func clean(keep: Int) throws(JournalError) {
+    /// Removes temporary files and all snapshots but the `keep` newest. Those in `damaged` do not count and stay: else they could
+    /// take the place of the one that is whole.
+    public func clean(keep: Int, damaged: [String] = []) throws(JournalError) {
         do throws(DiskError) {
             var found: [(LogPosition, String)] = []
             for name in try disk.list() {
-                if let position = SnapshotStore.parse(name) { found.append((position, name)) }
+                if let position = SnapshotStore.parse(name), !damaged.contains(name) { found.append((position, name)) }
                 if name == SnapshotStore.outgoingName { try disk.remove(name) }
                 if name == SnapshotStore.incomingName && incoming == nil { try disk.remove(name) }
             }

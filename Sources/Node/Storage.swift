@@ -63,7 +63,7 @@ final class Storage {
             let clusterID = stableHash(cluster)
             let store = SnapshotStore(disk: snapshotDisk, cluster: clusterID)
             let (newest, damaged) = try store.newest()
-            try store.clean(keep: 2)
+            try store.clean(keep: 2, damaged: damaged)
             var notes = damaged.map { "snapshot \($0) does not check out and is not used" }
             var state: [UInt8]?
             if let newest {

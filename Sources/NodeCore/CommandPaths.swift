@@ -471,7 +471,7 @@ extension NodeCore {
     }
 
     /// True if the command would get nothing now, as far as is known here.
-    private func mustWait(_ command: StateCommand) -> Bool {
+    func mustWait(_ command: StateCommand) -> Bool {
         switch command {
         case .queue(.reserve(let tubes, _, _)): !state.queues.hasReady(tubes)
         case .lease(.acquire(let key, let holder, _, _)):

@@ -104,3 +104,47 @@ package struct StateReplica: Sendable {
         return (try? LogPayload(decoding: entry.payload))?.milliseconds
     }
 }
+
+extension NodeCore {
+    /// A command that waits at this leader although what it waits for is there and nothing is under way that may take it.
+    /// Mutating only so that a caller that keeps the core in a class need not copy it.
+    package mutating func servableWaiter() -> String? {
+        guard !paths.parked.isEmpty, paths.inFlight.isEmpty, paths.proposals.isEmpty, raft?.isReady ?? false,
+            raft?.transferTarget == nil
+        else { return nil }
+        return paths.parked.sorted { $0.key < $1.key }.first { !mustWait($0.value.command.command) }
+            .map { "\($0.value.command.command)" }
+    }
+}
+
+/// What a simulation looks at after every turn of a node.
+package struct NodeOutline: Sendable {
+    package var term: UInt64 = 0
+    package var commitIndex: UInt64 = 0
+    package var appliedIndex: UInt64 = 0
+    package var snapshotIndex: UInt64 = 0
+    package var isLeader = false
+    /// False before a node has joined or founded a cluster.
+    package var hasRaft = false
+    package var hasParked = false
+    package var nextDeadline = MonotonicTime.distantFuture
+
+    package init() {}
+}
+
+extension NodeCore {
+    /// Mutating only so that a caller that keeps the core in a class need not copy it.
+    package mutating func outline() -> NodeOutline {
+        var outline = NodeOutline()
+        outline.nextDeadline = nextDeadline
+        outline.appliedIndex = state.appliedIndex
+        outline.hasParked = !paths.parked.isEmpty
+        guard raft != nil else { return outline }
+        outline.hasRaft = true
+        outline.term = raft?.term ?? 0
+        outline.commitIndex = raft?.commitIndex ?? 0
+        outline.snapshotIndex = raft?.snapshot.index ?? 0
+        outline.isLeader = raft?.isLeader ?? false
+        return outline
+    }
+}

@@ -27,7 +27,7 @@ struct ClusterOracle {
     }
 
     private struct Vote: Hashable {
-        var node: Int
+        var node: NodeID
         var term: UInt64
     }
 
@@ -45,6 +45,10 @@ struct ClusterOracle {
     private var executions: [Command: Execution] = [:]
     private var bindings: [SimulatedPods.Key: NodeID] = [:]
     private var lastStamp: UInt64 = 0
+    /// By index.
+    var committedConfigurations: [(index: UInt64, payload: [UInt8])] = []
+    /// Who said that it would vote.
+    var preVotes: [PreVote: Set<NodeID>] = [:]
     var jobs = JobLedger()
     var elections = ElectionLedger()
 
@@ -57,10 +61,37 @@ struct ClusterOracle {
         host.lastTerm = 0
         host.lastCommit = 0
         host.unsyncedVotes = []
+        try checkDurableLog(of: host, recovery)
+        host.unsyncedLogs = []
+        host.servableSince = nil
+        host.comparedIndex = 0
+        host.checkedLog = nil
+        host.guessedTerm = nil
+        try checkHardState(of: host, recovery)
         if recovery.log.snapshot.index > committedIndex {
             throw Violation(
                 "node \(host.index) starts from a snapshot of \(recovery.log.snapshot.index), which was never committed"
             )
+        }
+    }
+
+    /// A node starts with the term and the vote that were durable, whatever happened to it; unless its disk says that it lost
+    /// them, which it may only after damage.
+    private func checkHardState(of host: SimulatedHost, _ recovery: NodeRecovery) throws {
+        defer { host.durable = recovery.log.hardState }
+        if recovery.log.recovery?.isTermLost ?? false {
+            guard host.mayLoseTerm else { throw Violation("node \(host.index) lost its term without damage") }
+            return
+        }
+        let found = recovery.log.hardState
+        let known = host.durable
+        guard found.term > known.term || found.term == known.term && (known.vote == nil || found.vote == known.vote)
+        else {
+            throw Violation("node \(host.index) stored \(known) and reads \(found)")
+        }
+        guard let raft = host.core?.raft else { return }
+        guard raft.term > found.term || raft.term == found.term && raft.vote == found.vote else {
+            throw Violation("node \(host.index) starts in term \(raft.term) with another vote than \(found)")
         }
     }
 
@@ -69,42 +100,65 @@ struct ClusterOracle {
         for effect in effects {
             switch effect {
             case .persist(let request), .found(let request):
+                noteUnsynced(request, of: host)
                 try host.log.take(request)
-                for entry in request.entries { try record(entry, by: host.index) }
+                for entry in request.entries {
+                    try record(entry, by: host.index)
+                    if entry.kind == .configuration { try checkOverlap(entry, of: host) }
+                }
                 if let state = request.hardState { host.unsyncedVotes.append((request.ticket, state)) }
+            case .peerFrame(.raft, let payload, let to, _): try checkSent(payload, by: host, to: to)
+            case .peerFrame(.bootstrapAsk, let payload, _, _): try checkPromise(payload, by: host)
             default: break
             }
         }
-        guard let core = host.core, let raft = core.raft else { return }
-        if raft.term < host.lastTerm {
-            throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(raft.term)")
+        guard let now = host.core?.outline(), now.hasRaft else { return }
+        if now.term < host.lastTerm {
+            throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(now.term)")
         }
-        if raft.commitIndex < host.lastCommit { throw Violation("node \(host.index): its commit index goes back") }
-        host.lastTerm = raft.term
-        if raft.isLeader {
-            if let other = leaders[raft.term], other != host.index {
-                throw Violation("nodes \(other) and \(host.index) both lead term \(raft.term)")
+        if now.commitIndex < host.lastCommit { throw Violation("node \(host.index): its commit index goes back") }
+        if now.isLeader, host.wasLeader, now.commitIndex > host.lastCommit, let raft = host.core?.raft {
+            try checkCommit(of: host, raft, world)
+        }
+        host.lastTerm = now.term
+        if now.isLeader {
+            if let other = leaders[now.term], other != host.index {
+                throw Violation("nodes \(other) and \(host.index) both lead term \(now.term)")
             }
-            if leaders[raft.term] == nil { world.figures.leaders += 1 }
-            leaders[raft.term] = host.index
-            if !host.wasLeader { try checkCompleteness(of: host, raft) }
+            if leaders[now.term] == nil { world.figures.leaders += 1 }
+            leaders[now.term] = host.index
+            if !host.wasLeader { try checkCompleteness(of: host, term: now.term) }
         }
-        host.wasLeader = raft.isLeader
-        try advance(host, to: raft.commitIndex, world)
-        if core.appliedIndex > committedIndex {
+        host.wasLeader = now.isLeader
+        try advance(host, to: now.commitIndex, term: now.term, world)
+        if now.appliedIndex > committedIndex {
             throw Violation("node \(host.index) has applied what is not committed")
         }
-        if core.appliedIndex > 0, core.appliedIndex % 16 == 0, core.appliedIndex == raft.commitIndex {
-            try compare(core.encodedState, at: core.appliedIndex, of: host.index, world)
+        if now.appliedIndex != now.commitIndex {
+            throw Violation("node \(host.index) has applied \(now.appliedIndex) of \(now.commitIndex)")
+        }
+        try checkConfiguration(of: host, snapshotIndex: now.snapshotIndex)
+        if now.isLeader, now.hasParked { try checkWaiters(of: host, world) } else { host.servableSince = nil }
+        // Once for each index and life of a node: equal states at equal indexes.
+        if now.appliedIndex > 0, now.appliedIndex % 16 == 0, now.appliedIndex != host.comparedIndex {
+            host.comparedIndex = now.appliedIndex
+            if let state = host.core?.encodedState {
+                try compare(state, at: now.appliedIndex, of: host.index, world)
+            }
         }
     }
 
     /// What is durable binds: one vote a term, in all lives of a node.
     mutating func persisted(through ticket: UInt64, of host: SimulatedHost) throws {
+        logPersisted(through: ticket, of: host)
         while let (first, state) = host.unsyncedVotes.first, first <= ticket {
             host.unsyncedVotes.removeFirst()
+            host.durable = state
+            if host.isTermSpoiled, host.guessedTerm == nil { host.guessedTerm = state.term }
+            // Entered with the vote taken, in the place of one that may have been given.
+            guard host.guessedTerm != state.term else { continue }
             guard let vote = state.vote else { continue }
-            let key = Vote(node: host.index, term: state.term)
+            let key = Vote(node: host.id, term: state.term)
             if let other = votes[key], other != vote {
                 throw Violation("node \(host.index) votes twice in term \(state.term)")
             }
@@ -121,7 +175,7 @@ struct ClusterOracle {
         checksums[entry.position] = checksum
     }
 
-    private mutating func advance(_ host: SimulatedHost, to commit: UInt64, _ world: World) throws {
+    private mutating func advance(_ host: SimulatedHost, to commit: UInt64, term: UInt64, _ world: World) throws {
         var index = host.lastCommit
         while index < commit {
             index += 1
@@ -133,7 +187,7 @@ struct ClusterOracle {
                 continue
             }
             let identity = Committed(
-                term: entry.term, checksum: CRC32C.checksum(entry.payload), seenIn: host.core?.raft?.term ?? 0)
+                term: entry.term, checksum: CRC32C.checksum(entry.payload), seenIn: term)
             if index <= committedIndex {
                 let known = committed[Int(index - 1)]
                 guard known.term == identity.term, known.checksum == identity.checksum else {
@@ -143,20 +197,21 @@ struct ClusterOracle {
             } else {
                 guard index == committedIndex + 1 else { throw Violation("entry \(committedIndex + 1) was left out") }
                 committed.append(identity)
+                if entry.kind == .configuration { committedConfigurations.append((entry.index, entry.payload)) }
                 try apply(entry, world)
             }
         }
         host.lastCommit = commit
     }
 
-    private func checkCompleteness(of host: SimulatedHost, _ raft: Raft) throws {
+    private func checkCompleteness(of host: SimulatedHost, term: UInt64) throws {
         // Only what was committed in earlier terms: a deposed leader may be seen late.
         for index in stride(from: committedIndex, to: host.log.base, by: -1) {
             let known = committed[Int(index - 1)]
-            guard known.seenIn < raft.term else { continue }
+            guard known.seenIn < term else { continue }
             guard let entry = host.log[index], entry.term == known.term else {
                 throw Violation(
-                    "node \(host.index) leads term \(raft.term) without committed entry \(index)@\(known.term)")
+                    "node \(host.index) leads term \(term) without committed entry \(index)@\(known.term)")
             }
         }
     }
@@ -279,7 +334,8 @@ struct ClusterOracle {
         _ result: StateResult, session: SessionID, sequence: UInt64, waits: Bool, seenIndex: UInt64,
         by host: SimulatedHost
     ) throws {
-        let answer = "node \(host.index) answers command \(sequence) of \(session) with \(result)"
+        // Written only when it is wanted: most answers are right.
+        var answer: String { "node \(host.index) answers command \(sequence) of \(session) with \(result)" }
         // A wait that ends with nothing is no matter of the log. Another copy of the command, late on its way, may yet be
         // served: its node gives back what it gets.
         if waits, ClusterOracle.isEmptyHanded(result) { return }

@@ -17,6 +17,8 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
         var current: [UInt8] = []
         /// Per sector written since the last sync, its versions, oldest first; the durable one is not among them.
         var pending: [Int: [[UInt8]]] = [:]
+        /// Per sector that a sync changed, what it was before.
+        var before: [Int: [UInt8]] = [:]
     }
 
     private enum NameChange {
@@ -124,6 +126,11 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
             target.pending = [:]
             throw DiskError(.io, operation: "fdatasync", name: name)
         }
+        for sector in target.pending.keys {
+            let start = sector * Self.sector
+            guard start < target.durable.count else { continue }
+            target.before[sector] = Array(target.durable[start..<min(start + Self.sector, target.durable.count)])
+        }
         target.durable = target.current
         target.pending = [:]
     }
@@ -201,6 +208,37 @@ public final class SimulatedDisk: Disk, @unchecked Sendable {
         for offset in range.clamped(to: 0..<file.current.count) { file.current[offset] = 0 }
         for offset in range.clamped(to: 0..<file.durable.count) { file.durable[offset] = 0 }
     }
+
+    /// Puts the contents of one sector into another, as a write to the wrong place does.
+    public func copySector(_ name: String, from: Int, to: Int) {
+        guard let file = names[name], from < file.durable.count, to < file.durable.count else { return }
+        let sector = Array(file.durable[from..<min(from + Self.sector, file.durable.count)])
+        overwrite(file, at: to, sector)
+    }
+
+    /// Undoes the last synced write of a sector, as a disk does that said it wrote and did not.
+    public func revertSector(_ name: String, _ at: Int) {
+        guard let file = names[name], let sector = file.before[at / Self.sector] else { return }
+        overwrite(file, at: at, sector)
+    }
+
+    private func overwrite(_ file: File, at offset: Int, _ bytes: [UInt8]) {
+        for (i, byte) in bytes.enumerated() {
+            if offset + i < file.current.count { file.current[offset + i] = byte }
+            if offset + i < file.durable.count { file.durable[offset + i] = byte }
+        }
+    }
+
+    /// Everything is gone.
+    public func wipe() {
+        names = [:]
+        durableNames = [:]
+        nameChanges = []
+        open = [:]
+    }
+
+    /// What a file holds that no crash can take; nil if its name is not sure to be there.
+    public func durableContents(_ name: String) -> [UInt8]? { durableNames[name]?.durable }
 
     /// What a file holds now; nil if there is none.
     public func contents(_ name: String) -> [UInt8]? { names[name]?.current }

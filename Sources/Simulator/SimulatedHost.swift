@@ -8,6 +8,19 @@ struct LogView {
     /// The index before the first entry.
     var base: UInt64 = 0
     var entries: [LogEntry] = []
+    /// Indexes of entries that are configurations.
+    private(set) var configurations: [UInt64] = []
+
+    init() {}
+
+    init(base: UInt64, entries: [LogEntry]) {
+        self.base = base
+        self.entries = entries
+        configurations = entries.filter { $0.kind == .configuration }.map(\.index)
+    }
+
+    /// The payload of the newest configuration.
+    var configuration: [UInt8]? { configurations.last.flatMap { self[$0]?.payload } }
 
     var lastIndex: UInt64 { base + UInt64(entries.count) }
 
@@ -19,26 +32,40 @@ struct LogView {
         if let reset = request.reset {
             base = reset.index
             entries = []
+            configurations = []
         }
         if let from = request.truncateFrom, from <= lastIndex {
             guard from > base else { throw Violation("a log is truncated from \(from), before its base \(base)") }
             entries.removeLast(Int(lastIndex - from + 1))
+            while let last = configurations.last, last >= from { configurations.removeLast() }
         }
         for entry in request.entries {
             guard entry.index == lastIndex + 1 else {
                 throw Violation("entry \(entry.index) is appended after \(lastIndex)")
             }
             entries.append(entry)
+            if entry.kind == .configuration { configurations.append(entry.index) }
         }
     }
 }
 
+/// What a persist request does to the log on the disk.
+struct UnsyncedLog {
+    var ticket: UInt64
+    var reset: LogPosition?
+    var truncateFrom: UInt64?
+    /// What precedes the truncation.
+    var before: LogPosition
+    var last: LogPosition?
+}
+
 final class SimulatedHost {
     let index: Int
-    let id: NodeID
+    /// A node whose data are gone comes back as another.
+    private(set) var id: NodeID
     let name: String
     let address: SocketAddress
-    let expect: Int
+    private(set) var expect: Int
     let disks = MachineDisks()
     /// This machine's clock shows the world's time plus this.
     let clockOffset: TimeSpan
@@ -62,14 +89,51 @@ final class SimulatedHost {
     /// Asked to stop by SIGTERM.
     var isStopping = false
 
+    // MARK: Damage
+
+    /// Its disk was damaged while it was down.
+    private(set) var isSpoiled = false
+    private(set) var isTermSpoiled = false
+    /// Its term was lost by damage; stays true until a start found it again.
+    private(set) var mayLoseTerm = false
+    /// Its snapshots were damaged once.
+    private(set) var areSnapshotsSpoiled = false
+    /// It does not have again what its disk lost.
+    var isMarkedDamaged: Bool { storage?.isRecovering ?? isSpoiled }
+    /// Damaged, and nobody else has what is lost: the agent refuses to start.
+    var isRefused = false
+    /// The term that it entered without knowing what it had promised.
+    var guessedTerm: UInt64?
+
     // MARK: What the oracle knows of this life
 
+    /// Where the configuration in force comes from.
+    struct ConfigurationPlace: Equatable {
+        var newest: LogPosition
+        var base: UInt64
+        var snapshot: UInt64
+    }
+
+    /// When its configuration was found right.
+    var checkedLog: ConfigurationPlace?
+    /// The last index at which its state was compared.
+    var comparedIndex: UInt64 = 0
+    /// Since when somebody waits here for what is there.
+    var servableSince: MonotonicTime?
+    /// Its disk was damaged at some time: what was on it counts for nothing until the next start.
+    private(set) var wasSpoiled = false
+
     var log = LogView()
-    /// Terms and votes that are on their way to the disk.
+    /// Terms, votes and ends of logs that are on their way to the disk.
     var unsyncedVotes: [(ticket: UInt64, state: HardState)] = []
+    var unsyncedLogs: [UnsyncedLog] = []
+    /// The last entry that is known to be on the disk.
+    var durableLast = LogPosition.zero
     var lastTerm: UInt64 = 0
     var lastCommit: UInt64 = 0
     var wasLeader = false
+    /// What is known to be on the disk, in all lives.
+    var durable = HardState()
 
     init(index: Int, expect: Int, seed: UInt64, generator: inout SeededGenerator) {
         self.index = index
@@ -91,7 +155,40 @@ final class SimulatedHost {
         wasLeader = false
     }
 
+    func spoil(isTermLost: Bool, ofSnapshots: Bool) {
+        isSpoiled = true
+        wasSpoiled = true
+        isTermSpoiled = isTermSpoiled || isTermLost
+        mayLoseTerm = mayLoseTerm || isTermLost
+        areSnapshotsSpoiled = areSnapshotsSpoiled || ofSnapshots
+    }
+
+    func forgetSpoiling() { wasSpoiled = false }
+
+    /// The disk was opened: what it says counts from here on.
+    func opened(isTermLost: Bool) {
+        isSpoiled = false
+        isTermSpoiled = isTermLost
+        if !isTermLost { mayLoseTerm = false }
+        isRefused = false
+    }
+
+    /// The data directory is gone.
+    func wipe(newID: NodeID) {
+        id = newID
+        disks.wipe()
+        isSpoiled = false
+        isTermSpoiled = false
+        areSnapshotsSpoiled = false
+        isRefused = false
+        durable = HardState()
+        durableLast = .zero
+        // As an operator does who brings in a machine beside a running cluster.
+        if expect == 1 { expect = 0 }
+    }
+
     func end() {
+        if let storage { isSpoiled = storage.isRecovering }
         core = nil
         storage = nil
         pods = nil

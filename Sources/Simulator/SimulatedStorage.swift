@@ -12,6 +12,15 @@ final class MachineDisks {
     /// Holds the bootstrap promise.
     let promises = SimulatedDisk()
 
+    /// A journal was made here once: an empty directory is damage.
+    var hasJournal = false
+
+    /// Everything is gone: the directory of the node's data.
+    func wipe() {
+        for disk in [journal, snapshots, promises] { disk.wipe() }
+        hasJournal = false
+    }
+
     func crash(using generator: inout SeededGenerator) {
         journal.crash(using: &generator)
         snapshots.crash(using: &generator)
@@ -54,17 +63,27 @@ final class SimulatedStorage {
     private var writing: [PersistRequest] = []
     private var isWriting = false
     private(set) var hasFailed = false
+    /// The node does not have again what its disk lost.
+    var isRecovering: Bool { journal.isRecovering }
     /// Asks the world to call ``finish(_:)`` for this thread after a while.
     var onStart: ((Thread) -> Void)?
 
-    /// Opens as `Storage.open` does. Throws a ``Violation`` if a crash alone left what can not be opened.
+    /// What a journal of a simulated node is opened with.
+    static func options(_ id: NodeID) -> JournalOptions {
+        JournalOptions(
+            segmentBytes: 16_384, maintenanceBytes: 8_192, identity: JournalIdentity(cluster: cluster, node: id))
+    }
+
+    /// Opens as `Storage.open` does; nil if the journal is damaged and nobody else has what is lost, so that the agent refuses to
+    /// start. Throws a ``Violation`` if a crash alone left what can not be opened: `mayBeDamaged` says that something else
+    /// happened to the journal, `maySnapshotsBe` to the snapshots.
     static func open(
-        _ disks: MachineDisks, id: NodeID, chunkBytes: Int
-    ) throws -> (storage: SimulatedStorage, recovery: NodeRecovery) {
+        _ disks: MachineDisks, id: NodeID, chunkBytes: Int, mayBeDamaged: Bool = false, maySnapshotsBe: Bool = false
+    ) throws -> (storage: SimulatedStorage, recovery: NodeRecovery)? {
         let store = SnapshotStore(disk: disks.snapshots, cluster: cluster)
         let (newest, damaged) = try store.newest()
-        guard damaged.isEmpty else { throw Violation("a crash damaged the snapshots \(damaged)") }
-        try store.clean(keep: 2)
+        guard damaged.isEmpty || maySnapshotsBe else { throw Violation("a crash damaged the snapshots \(damaged)") }
+        try store.clean(keep: 2, damaged: damaged)
         var state: [UInt8]?
         if let newest {
             var bytes: [UInt8] = []
@@ -73,15 +92,18 @@ final class SimulatedStorage {
             }
             state = bytes
         }
-        let options = JournalOptions(
-            segmentBytes: 16_384, maintenanceBytes: 8_192, identity: JournalIdentity(cluster: cluster, node: id))
-        let opened = try Journal.open(disk: disks.journal, options: options, snapshot: newest?.metadata ?? .none)
+        let opened = try Journal.open(
+            disk: disks.journal, options: options(id), snapshot: newest?.metadata ?? .none, salvage: true,
+            mayBeFresh: !disks.hasJournal)
         if case .damaged(let places) = opened.recovered.outcome {
-            throw Violation("a crash was taken for damage: \(places.map(\.description))")
+            guard mayBeDamaged else { throw Violation("a crash was taken for damage: \(places.map(\.description))") }
+            guard opened.recovered.isSalvaged else { return nil }
         }
+        disks.hasJournal = true
         let log = opened.recovered.log
         let promise = try SimulatedStorage.readPromise(disks.promises)
-        let isVirgin = newest == nil && log.entries.isEmpty && log.hardState.term == 0 && log.base == .zero
+        let isVirgin =
+            newest == nil && log.entries.isEmpty && log.hardState.term == 0 && log.base == .zero && log.recovery == nil
         let storage = SimulatedStorage(disks, journal: opened.journal, store: store, chunkBytes: chunkBytes)
         let lineage = try readLineage(disks.promises)
         return (
@@ -303,6 +325,11 @@ final class SimulatedStorage {
             }
         }
         try result.get()
+    }
+
+    /// What a crash now would surely leave.
+    static func durablePromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {
+        try disk.durableContents(promiseName).map { try BootstrapPromise(decoding: $0) }
     }
 
     static func readPromise(_ disk: SimulatedDisk) throws -> BootstrapPromise? {

@@ -56,10 +56,22 @@ extension World {
         operation.channel = channel
         operation.sentAt = now
         operation.unresolvedSends += 1
+        let request = client.request(operation, now: now)
+        if case .command = operation.kind, !isPeaceful, chance(settings.strays) { stray(request, of: client) }
         guard clientReaches(client.index, connection.host) else { return }
-        schedule(
-            after: clientLatency(),
-            .request(connection: connection.id, channel: channel, client.request(operation, now: now)))
+        schedule(after: clientLatency(), .request(connection: connection.id, channel: channel, request))
+    }
+
+    /// A copy of a command on a connection that its client has given up: it comes late, at any node, and nobody hears the answer.
+    private func stray(_ request: ClientRequest, of client: SimulatedClient) {
+        let host = Int(generator.next() % UInt64(hosts.count))
+        guard hosts[host].isUp else { return }
+        let id = nextConnection
+        nextConnection += 1
+        connections[id] = (client.index, host, hosts[host].life)
+        let delay = random(100..<1_400_000)
+        schedule(after: delay, .request(connection: id, channel: 1, request))
+        schedule(after: delay + .milliseconds(400), .connectionClosed(connection: id))
     }
 
     private func search(_ client: SimulatedClient) {
@@ -162,7 +174,7 @@ extension World {
     private func end(_ operation: Operation, of client: SimulatedClient, _ ending: Ending) throws {
         client.close(operation)
         client.active -= 1
-        recordEnd(operation.recorded, ending)
+        recordEnd(operation.recorded, ending, waited: operation.waitUntil != nil)
         if case .unknown(true) = ending { figures.unknownOutcomes += 1 }
         try operation.then(ending)
     }

@@ -22,10 +22,12 @@ extension World {
             .max { (hosts[$0].core?.raft?.term ?? 0) < (hosts[$1].core?.raft?.term ?? 0) }
     }
 
-    func inject() {
+    func inject() throws {
         let i = Int(generator.next() % UInt64(hosts.count))
         let kind = settings.onlyPausesLeaders ? 9 : generator.next() % 12
         note(11, kind, UInt64(i), text: "fault \(kind) at \(i)")
+        removeRetired()
+        if settings.damage != .none, chance(0.35) { return try damageOrWipe(i) }
         switch kind {
         case 0, 1:
             guard settings.crashes else { return }
@@ -33,16 +35,19 @@ extension World {
             let powered = chance(0.6)
             for victim in hosts.indices where victim == i || chance(0.15) {
                 crash(victim, powered: powered)
+                try maybeDamage(victim)
                 schedule(after: random(10_000..<600_000), .start(victim))
             }
         case 2, 3:
             guard settings.crashes, let leader else { return }
             crash(leader, powered: chance(0.6))
+            try maybeDamage(leader)
             schedule(after: random(10_000..<900_000), .start(leader))
         case 4:
             guard settings.crashes, chance(0.3) else { return }
             for victim in hosts.indices {
                 crash(victim, powered: false)
+                try maybeDamage(victim)
                 schedule(after: random(10_000..<400_000), .start(victim))
             }
         case 5:

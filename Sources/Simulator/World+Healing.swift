@@ -17,6 +17,8 @@ extension World {
     }
 
     func poll() throws {
+        if stage > .chaos { removeRetired() }
+        if settings.damage == .beyondBudget, stage > .chaos { return try pollBeyondBudget() }
         switch stage {
         case .chaos, .done: return
         case .draining:
@@ -56,7 +58,11 @@ extension World {
         if let gone = hosts.first(where: { $0.isLost && leader.configuration.members.contains($0.id) }) {
             return "node \(gone.index) is dead and still a member"
         }
+        if leader.configuration.members.contains(where: { index(of: $0) == nil }) {
+            return "a node that is gone is a member"
+        }
         for host in present {
+            if host.isMarkedDamaged { return "node \(host.index) does not have again what it lost" }
             guard let core = host.core, let raft = core.raft else { return "node \(host.index) has not joined" }
             if raft.leader != leaders[0].id {
                 return "node \(host.index) follows \(raft.leader?.description ?? "nobody")"

@@ -54,13 +54,14 @@ extension World {
         }
     }
 
-    func recordEnd(_ id: Int?, _ ending: Ending) {
+    func recordEnd(_ id: Int?, _ ending: Ending, waited: Bool) {
         guard let id else { return }
         let call = recorder.history.operations[id].call
         switch ending {
         case .unknown(wasSent: false): recorder.refuse(id, at: recordTime)
         case .unknown: recorder.giveUp(id, at: recordTime)
         case .result(.queue(.refused)), .result(.lease(.refused)): recorder.refuse(id, at: recordTime)
+        case .result(.lease(.held)) where waited: recorder.giveUp(id, at: recordTime)
         case .result(let result):
             if let answer = answer(result, to: call) {
                 recorder.answer(id, answer, at: recordTime)

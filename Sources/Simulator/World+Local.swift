@@ -88,7 +88,7 @@ extension World {
         guard let call = localCalls.removeValue(forKey: id) else { return }
         note(17, id, text: "local \(call.client) \(id) ends")
         clients[call.client].active -= 1
-        recordEnd(call.recorded, ending)
+        recordEnd(call.recorded, ending, waited: call.command?.waits ?? false)
         if case .unknown = ending { figures.unknownOutcomes += 1 } else { figures.localAnswers += 1 }
         try call.then(ending)
     }

@@ -50,6 +50,8 @@ extension World {
     // MARK: - Streams
 
     func sendFrame(_ kind: FrameKind, _ payload: [UInt8], from: Int, to id: NodeID, at address: SocketAddress) throws {
+        // Who answers there now is another.
+        if retired.contains(where: { $0.id == id }) { return }
         guard let to = index(of: id), hosts[to].address == address else {
             throw Violation("node \(from) sends to an unknown peer")
         }

@@ -85,6 +85,9 @@ public final class World {
     var recorder = HistoryRecorder()
     /// The number in a job's body, by the id that clients were told.
     var numberOfID: [UInt64: UInt64] = [:]
+    /// Ids of nodes whose data are gone, and which hosts they were.
+    var retired: [(id: NodeID, host: Int)] = []
+    var stableConfiguration: RaftConfiguration?
     public internal(set) var figures = Figures()
 
     /// How much a run did: a simulation that tests nothing passes as well.
@@ -104,11 +107,16 @@ public final class World {
         public var digestsCompared = 0
         public var replays = 0
         public var losses = 0
+        /// Damage done to disks, starts that began with something to make good, nodes whose data were gone.
+        public var damages = 0
+        public var recoveries = 0
+        public var wipes = 0
         /// What clients asked for that was judged by the linearizability checker, and the objects it falls into.
         public var historyOperations = 0
         public var historyObjects = 0
         /// Objects whose check was given up.
         public var undecidedObjects = 0
+        public var simulated = TimeSpan.zero
         /// From the last fault to the end of the run.
         public var healing = TimeSpan.zero
 
@@ -130,6 +138,10 @@ public final class World {
             a.digestsCompared += b.digestsCompared
             a.replays += b.replays
             a.losses += b.losses
+            a.damages += b.damages
+            a.recoveries += b.recoveries
+            a.wipes += b.wipes
+            a.simulated = a.simulated + b.simulated
             a.historyOperations += b.historyOperations
             a.historyObjects += b.historyObjects
             a.undecidedObjects += b.undecidedObjects
@@ -179,6 +191,7 @@ public final class World {
                 now = max(now, next.time)
                 steps += 1
                 try handle(next.event)
+                if stage == .done { break }
                 if let resumed = turnEnds {
                     turnEnds = nil
                     hosts[resumed].isFlushScheduled = false
@@ -186,6 +199,7 @@ public final class World {
                 }
             }
             figures.committed = oracle.committedIndex
+            figures.simulated = now - .zero
         } catch {
             throw Violation(
                 "SEED=\(seed): \(error) (at \(now), step \(steps), stage \(stage)); \(settings)\n\(outline)")
@@ -313,7 +327,7 @@ public final class World {
         case .restartIfFailed(let i): if hosts[i].storage?.hasFailed ?? false { restart(i) }
         case .fault:
             guard !isPeaceful else { return }
-            inject()
+            try inject()
             schedule(after: random(20_000..<settings.faultPause.nanoseconds / 1_000), .fault)
         case .peace: beginPeace()
         case .poll: try poll()
@@ -326,14 +340,18 @@ public final class World {
         let host = hosts[i]
         host.begin()
         host.pausedUntil = now
-        let opened: (storage: SimulatedStorage, recovery: NodeRecovery)
+        let opened: (storage: SimulatedStorage, recovery: NodeRecovery)?
         do {
-            opened = try SimulatedStorage.open(host.disks, id: host.id, chunkBytes: settings.chunkBytes)
+            opened = try SimulatedStorage.open(
+                host.disks, id: host.id, chunkBytes: settings.chunkBytes, mayBeDamaged: host.isMarkedDamaged,
+                maySnapshotsBe: host.areSnapshotsSpoiled)
         } catch JournalError.noSpace {
             // The agent says so and ends; whoever started it tries again.
             return schedule(after: .milliseconds(200), .start(i))
         }
-        let (storage, recovery) = opened
+        guard let (storage, recovery) = opened else { return try refused(i) }
+        host.opened(isTermLost: recovery.log.recovery?.isTermLost ?? false)
+        if recovery.log.recovery != nil { figures.recoveries += 1 }
         let life = host.life
         storage.onStart = { [weak self] thread in self?.diskStarted(i, life, thread) }
         var options = NodeOptions(
@@ -407,15 +425,16 @@ public final class World {
     private func flush(_ i: Int) throws {
         let host = hosts[i]
         guard let effects = host.core?.takeEffects() else { return }
+        let outline = host.core?.outline() ?? NodeOutline()
         note(
-            6, UInt64(i), UInt64(effects.count), host.core?.raft?.term ?? 0, host.core?.raft?.commitIndex ?? 0,
-            text: "turn \(i) \(effects.count) \(host.core?.raft?.term ?? 0) \(host.core?.raft?.commitIndex ?? 0)")
+            6, UInt64(i), UInt64(effects.count), outline.term, outline.commitIndex,
+            text: "turn \(i) \(effects.count) \(outline.term) \(outline.commitIndex)")
         try oracle.observe(effects, of: host, in: self)
         for effect in effects {
             guard host.isUp else { return }
             try perform(effect, i)
         }
-        guard let deadline = host.core?.nextDeadline else { return }
+        guard let deadline = host.core?.outline().nextDeadline else { return }
         let due = host.worldTime(deadline)
         if due != host.timerAt, due != .distantFuture {
             host.timerAt = due
@@ -464,7 +483,10 @@ public final class World {
             throw Violation("a cluster is founded without an entry")
         }
         for voter in try RaftConfiguration(decoding: payload).voters {
-            guard let i = index(of: voter) else { throw Violation("a stranger is to vote") }
+            guard let i = index(of: voter) else {
+                if retired.contains(where: { $0.id == voter }) { continue }
+                throw Violation("a stranger is to vote")
+            }
             guard let promise = try SimulatedStorage.readPromise(hosts[i].disks.promises),
                 promise.initiator == founder.id,
                 promise.voters.contains(voter)
@@ -509,6 +531,7 @@ public final class World {
             case .input(let input):
                 if case .snapshotInstalled = input { figures.snapshotsInstalled += 1 }
                 if case .persisted(let ticket) = input { try oracle.persisted(through: ticket, of: host) }
+                if case .founded = input { try oracle.persisted(through: .max, of: host) }
                 feed(i, input)
             case .chunk(let chunk, let to):
                 if let effect = host.core?.snapshotFrame(chunk, to: to) { try perform(effect, i) }

@@ -22,6 +22,16 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
     public var partitions = true
     public var pauses = true
     public var diskFaults = true
+    public enum Damage: String, Sendable {
+        case none
+        /// To a minority of the voters, so that each committed entry has an intact copy: nothing is lost and all heals.
+        case withinBudget
+        /// To any number: the cluster may refuse for ever, but never gives a wrong answer.
+        case beyondBudget
+    }
+
+    /// Bytes at rest that go bad, and nodes whose data are gone.
+    public var damage = Damage.none
     /// Hand-overs and stops by SIGTERM.
     public var orders = true
     /// Voters that die for good, each after the one before was replaced.
@@ -32,6 +42,8 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
     /// Bytes of a snapshot in one message.
     public var chunkBytes: Int
     public var snapshotEntries: Int
+    /// How likely it is that a copy of a command arrives once more, later, somewhere else.
+    public var strays = 0.0
     /// Nothing goes wrong but leaders that stand still for a while and then go on, with many readers: the moment at which a
     /// node that was deposed could tell what is out of date.
     public var onlyPausesLeaders = false
@@ -61,6 +73,10 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         snapshotEntries = [15, 60, 200, 50_000][Int(generator.next() % 4)]
         quickGossip = generator.chance(0.9)
         if nodes >= 3, generator.chance(0.1) { pauseLeadersOnly() }
+        strays = [0, 0.05, 0.2][Int(generator.next() % 3)]
+        if !onlyPausesLeaders, crashes, nodes >= 3 {
+            damage = [.none, .none, .none, .withinBudget, .withinBudget, .beyondBudget][Int(generator.next() % 6)]
+        }
     }
 
     /// See ``onlyPausesLeaders``.
@@ -72,14 +88,34 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         faultPause = .milliseconds(1_500)
     }
 
+    /// The same faults for a shorter time: for every day.
+    public static func short(seed: UInt64) -> WorldSettings {
+        var settings = WorldSettings(seed: seed)
+        settings.chaos = .milliseconds(1_200)
+        settings.faultPause = min(settings.faultPause, .milliseconds(300))
+        return settings
+    }
+
+    /// Three nodes that nobody asks for anything and nothing happens to, for ten minutes.
+    public static func quiet(seed: UInt64) -> WorldSettings {
+        var settings = WorldSettings(seed: seed)
+        (settings.nodes, settings.expect, settings.founders, settings.clients) = (3, 3, 3, 0)
+        (settings.crashes, settings.partitions, settings.pauses) = (false, false, false)
+        (settings.diskFaults, settings.orders, settings.quickGossip) = (false, false, false)
+        (settings.loss, settings.duplication, settings.strays, settings.damage) = (0, 0, 0, .none)
+        settings.onlyPausesLeaders = false
+        settings.chaos = .seconds(600)
+        return settings
+    }
+
     public var description: String {
         let faults = [
             crashes ? "crashes" : nil, partitions ? "partitions" : nil, pauses ? "pauses" : nil,
             diskFaults ? "disk" : nil,
-            orders ? "orders" : nil,
+            orders ? "orders" : nil, damage == .none ? nil : "damage \(damage)",
         ].compactMap { $0 }
         return """
-            \(nodes) nodes (\(founders) expect \(expect)), \(clients) clients, loss \(loss), duplication \(duplication), \
+            \(nodes) nodes (\(founders) expect \(expect)), \(clients) clients, loss \(loss), duplication \(duplication), strays \(strays), \
             snapshot every \(snapshotEntries), chaos \(chaos), faults: \(faults.joined(separator: " "))
             """
     }

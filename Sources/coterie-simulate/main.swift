@@ -15,6 +15,9 @@ let usage = """
       --from S       the first seed (default 0)
       --seconds T    stop after so many seconds, even before N seeds
       --keep-going   do not stop at the first broken rule
+      --verbose      name each seed before it runs
+      --short        faults for 1.2 s only, as in the everyday tests; with --replay too
+      --quiet        three nodes at rest for ten minutes each: no clients, no faults
       --replay SEED  run one seed and print its figures
       --trace        with --replay: print every step
       --history FILE with --replay: write what clients did and saw; - is the standard output
@@ -28,6 +31,13 @@ struct Options {
     var from: UInt64 = 0
     var seconds = UInt64.max
     var replay: UInt64?
+    var verbose = false
+    var quiet = false
+    var short = false
+
+    func settings(_ seed: UInt64) -> WorldSettings {
+        quiet ? .quiet(seed: seed) : short ? .short(seed: seed) : WorldSettings(seed: seed)
+    }
     var trace = false
     var keepGoing = false
     var history: String?
@@ -63,6 +73,9 @@ struct Options {
             case "--check": check = text()
             case "--budget": budget = Int(clamping: number())
             case "--keep-going": keepGoing = true
+            case "--verbose": verbose = true
+            case "--quiet": quiet = true
+            case "--short": short = true
             case "-h", "--help":
                 print(usage)
                 exit(0)
@@ -81,14 +94,16 @@ func write(_ descriptor: Int32, _ text: String) {
     }
 }
 
-func monotonicSeconds() -> UInt64 {
+func monotonicNanoseconds() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
 
+func monotonicSeconds() -> UInt64 { monotonicNanoseconds() / 1_000_000_000 }
+
 func runOne(_ seed: UInt64, _ options: Options) -> Int32 {
-    let world = World(seed: seed)
+    let world = World(seed: seed, settings: options.settings(seed))
     var lines = ""
     if options.trace {
         world.onTrace = { line in
@@ -121,11 +136,14 @@ func runOne(_ seed: UInt64, _ options: Options) -> Int32 {
 
 func runMany(_ options: Options) -> Int32 {
     let start = monotonicSeconds()
+    let startNanoseconds = monotonicNanoseconds()
     var total = World.Figures()
     var ran: UInt64 = 0
     var failures = 0
     while ran < options.seeds, monotonicSeconds() - start < options.seconds {
-        let world = World(seed: options.from + ran)
+        let seed = options.from + ran
+        if options.verbose { write(1, "seed \(seed)\n") }
+        let world = World(seed: seed, settings: options.settings(seed))
         ran += 1
         do {
             try world.run()
@@ -136,6 +154,9 @@ func runMany(_ options: Options) -> Int32 {
         }
         total += world.figures
     }
+    let took = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
+    let speed = Int(Double(total.simulated.nanoseconds) / 1e9 / max(took, 1e-9))
+    write(1, "\(total.simulated.milliseconds / 1_000) s of simulated time, \(speed) times real time\n")
     write(1, "\(ran) seeds from \(options.from), \(failures) failed, \(monotonicSeconds() - start) s\n\(total)\n")
     return failures == 0 ? 0 : 1
 }

@@ -358,6 +358,15 @@ import Testing
         #expect(fresh.log.recovery == nil)
     }
 
+    /// The snapshot alone bounds nothing: more may have been acknowledged behind it, in its term or later.
+    @Test func aSnapshotWithoutItsJournalLeavesTheFloorUnknown() throws {
+        let (_, recovered) = try salvage(SimulatedDisk(), snapshot: snapshot(at: 20, term: 4), mayBeFresh: false)
+        #expect(
+            recovered.log.recovery
+                == LogRecovery(floor: LogPosition(index: LogRecovery.unknownIndex, term: 4), isTermLost: true))
+        #expect(recovered.log.base == LogPosition(index: 20, term: 4))
+    }
+
     @Test func aLogThatBeginsBehindTheOnlySnapshotLeftStartsEmptyWithItsEndAsFloor() throws {
         let disk = SimulatedDisk()
         var (journal, _) = try openJournal(disk)

@@ -38,6 +38,21 @@ import Testing
         }
     }
 
+    @Test func damagedSnapshotsDoNotTakeThePlaceOfTheWholeOne() throws {
+        let disk = SimulatedDisk()
+        let store = SnapshotStore(disk: disk, cluster: 5)
+        let whole = try make(store, at: 7)
+        for index: UInt64 in [9, 11] { disk.corrupt(try make(store, at: index).name, at: 5_000) }
+        let found = try store.newest()
+        #expect(found.snapshot == whole)
+        try store.clean(keep: 2, damaged: found.damaged)
+        #expect(try store.newest().snapshot == whole)
+        // They go when two newer ones are there.
+        for index: UInt64 in [13, 15] { _ = try make(store, at: index) }
+        try store.clean(keep: 2)
+        #expect(try disk.list().count == 2)
+    }
+
     @Test func aCrashAtAnyStepLeavesTheOldSnapshotOrTheNew() throws {
         for step in 1...12 {
             for seed in UInt64(0)..<6 {

@@ -6,8 +6,9 @@ import Testing
 /// Whole nodes with clients on virtual time, network and disks (see `Simulator.World` for the rules that are checked). A
 /// failure names its seed: `scripts/simulate --replay SEED [--trace]`, or SIMULATE_SEED=n in the environment of this suite.
 @Suite struct SimulationTests {
-    /// A hundred seeds on an ordinary day; SIMULATE_SEEDS and SIMULATE_FROM choose others.
-    static let seeds = number("SIMULATE_SEEDS") ?? 100
+    /// Two hundred short seeds on an ordinary day (replay them with `--short`); SIMULATE_SEEDS and SIMULATE_FROM choose others, of the
+    /// usual length.
+    static let seeds = number("SIMULATE_SEEDS") ?? 200
     static let from = number("SIMULATE_FROM") ?? 0
 
     static func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
@@ -16,7 +17,8 @@ import Testing
     func noFaultBreaksARuleAndPeaceHeals(block: UInt64) throws {
         for seed in SimulationTests.from..<SimulationTests.from + SimulationTests.seeds where seed % 10 == block {
             do {
-                try World(seed: seed).run()
+                let isShort = SimulationTests.number("SIMULATE_SEEDS") == nil
+                try World(seed: seed, settings: isShort ? .short(seed: seed) : nil).run()
             } catch {
                 Issue.record("\(error)")
             }
@@ -48,7 +50,45 @@ import Testing
         #expect(total.reservations > 300)
         #expect(total.grants > 10)
         #expect(total.podsBound > 20)
-        #expect(total.digestsCompared > 1_000)
+        #expect(total.digestsCompared > 300)
+        #expect(total.historyOperations > 1_500)
+        #expect(total.historyObjects > 500)
+        #expect(total.undecidedObjects == 0)
+    }
+
+    private func damaging(_ seed: UInt64, _ damage: WorldSettings.Damage) -> WorldSettings {
+        var settings = WorldSettings(seed: seed)
+        settings.nodes = max(settings.nodes, 3)
+        settings.onlyPausesLeaders = false
+        settings.crashes = true
+        settings.damage = damage
+        settings.faultPause = .milliseconds(400)
+        settings.chaos = .milliseconds(4_000)
+        return settings
+    }
+
+    /// Bytes that go bad on fewer than half of the voters, and nodes whose data are gone: nothing is lost and all heals.
+    @Test func damageToAMinorityHealsAndLosesNothing() throws {
+        var total = World.Figures()
+        for seed: UInt64 in 2_000..<2_020 {
+            let world = World(seed: seed, settings: damaging(seed, .withinBudget))
+            try world.run()
+            total += world.figures
+        }
+        #expect(total.damages > 20)
+        #expect(total.recoveries > 10)
+        #expect(total.wipes > 0)
+    }
+
+    /// On any number of nodes: perhaps no answer, never a wrong one.
+    @Test func damageToAnyNumberOfNodesNeverGivesAWrongAnswer() throws {
+        var damages = 0
+        for seed: UInt64 in 3_000..<3_015 {
+            let world = World(seed: seed, settings: damaging(seed, .beyondBudget))
+            try world.run()
+            damages += world.figures.damages
+        }
+        #expect(damages > 30)
     }
 
     /// Reads that wait at a leader which stood still while another was elected.
