@@ -103,7 +103,9 @@ let package = Package(
         // Tests.
         .target(
             name: "TestSupport",
-            dependencies: ["Model", "Wire", "CPlatform", "EventLoop", "NodeCore", "Queues", "Leases", "Client"],
+            dependencies: [
+                "Model", "Wire", "CPlatform", "EventLoop", "NodeCore", "Queues", "Leases", "Client", "Histories",
+            ],
             path: "Tests/TestSupport"),
         .testTarget(name: "ArchitectureTests"),
         .testTarget(name: "ModelTests", dependencies: ["Model"]),
@@ -144,7 +146,7 @@ let package = Package(
             ]),
         .testTarget(
             name: "IntegrationTests",
-            dependencies: ["TestSupport", "Wire", "coterie", "coterie-init", "coterie-console"]),
+            dependencies: ["TestSupport", "Wire", "Histories", "coterie", "coterie-init", "coterie-console"]),
     ],
     swiftLanguageModes: [.v6]
 )

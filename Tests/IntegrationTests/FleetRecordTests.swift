@@ -78,6 +78,22 @@ import Testing
         blames(read, Self.jobs, "2 jobs were read after 3")
     }
 
+    @Test func linearizabilityCheckerSeesWhatOneOrderDoesNotExplain() {
+        #expect(FleetRecord(Self.good).history.check().isLinearizable)
+        func fails(_ change: (inout [FleetOperation]) -> Void) {
+            var operations = Self.good
+            change(&operations)
+            let verdict = FleetRecord(operations).history.check()
+            #expect(!verdict.violations.isEmpty, "\(verdict)")
+        }
+        fails { $0[3].answer = .noJob }
+        // Held by one who was never granted it, and while nobody can have held it.
+        fails { $0[9].answer = .held(token: 7, holder: "z") }
+        fails { $0.append(Self.operation(3, .acquire(holder: "x"), 40, 45, .held(token: 2, holder: "y"))) }
+        fails { $0[11].answer = .granted(token: 1) }
+        fails { $0[10].answer = .notHeld(newest: 1) }
+    }
+
     @Test func leaseHeldTwiceIsSeen() {
         var lease = Self.good
         lease[9].answer = .granted(token: 2)

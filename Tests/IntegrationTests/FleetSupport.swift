@@ -1,5 +1,6 @@
 // A fleet of recording clients beside a test, and the verdict over what they saw.
 import Foundation
+import Histories
 import TestSupport
 import Testing
 
@@ -19,7 +20,7 @@ func withFleet(
 }
 
 /// Holds the record against what is in the cluster: every node must answer with the same number of jobs from its own state, and
-/// the jobs must be those that the clients put.
+/// the jobs must be those that the clients put. Then the linearizability checker looks at the whole history.
 func judge(
     _ record: FleetRecord, _ addresses: [String], tube: String = "fleet", location: SourceLocation = #_sourceLocation
 )
@@ -31,6 +32,8 @@ func judge(
     #expect(totals.allSatisfy { $0 == found.count }, "\(totals) jobs, \(found.count) found", sourceLocation: location)
     let wrong = record.violations(found: found)
     #expect(wrong.isEmpty, "\(wrong.prefix(10).joined(separator: "\n"))", sourceLocation: location)
+    let verdict = record.history.check()
+    #expect(verdict.isLinearizable, "\(verdict)", sourceLocation: location)
     print("\(record.summary); \(found.count) jobs found, longest gap \(String(format: "%.3f", record.longestGap)) s")
 }
 

@@ -145,7 +145,7 @@ public final class ClientFleet: @unchecked Sendable {
             let body = "\(number)-\(count)-" + filler
             count += 1
             let begun = now()
-            let job = NewJob(tube: tube, ttrMilliseconds: 3_600_000, body: Array(body.utf8))
+            let job = NewJob(tube: tube, ttrMilliseconds: FleetRecord.lifetime, body: Array(body.utf8))
             let answer: FleetOperation.Answer
             do throws(CoterieError) {
                 switch try await client.command(.queue(.put([job]))) {
@@ -193,7 +193,7 @@ public final class ClientFleet: @unchecked Sendable {
         let holder = "holder-\(number)"
         while goesOn {
             var begun = now()
-            let asked = LeaseCommand.acquire(key: key, holder: holder, info: [:], ttlMilliseconds: 3_600_000)
+            let asked = LeaseCommand.acquire(key: key, holder: holder, info: [:], ttlMilliseconds: FleetRecord.lifetime)
             let taken = await lease(client, asked)
             note(number, .acquire(holder: holder), begun, taken)
             if case .granted(let token) = taken {
