@@ -47,7 +47,9 @@ extension Raft {
     private mutating func answerDeferredPreVotes() {
         let waiting = deferredPreVotes
         deferredPreVotes = []
-        for ask in waiting where now - ask.at < options.electionTimeoutMin { receivePreVote(ask.request, from: ask.from) }
+        for ask in waiting where now - ask.at < options.electionTimeoutMin {
+            receivePreVote(ask.request, from: ask.from)
+        }
     }
 
     mutating func electionTimedOut() {
