@@ -96,10 +96,11 @@ extension World {
         let disks = host.disks
         if budget.mayLoseTerm, chance(0.1) {
             // The directory of the journal is gone, the rest is there.
+            let owed = try endOfLog(host)
             note(18, UInt64(i), text: "damage \(i) journal gone")
             disks.journal.wipe()
             figures.damages += 1
-            return host.spoil(isTermLost: true, ofSnapshots: false)
+            return host.spoil(isTermLost: true, ofSnapshots: false, owed: owed)
         }
         // Without a journal there is nothing left that could be told from a first start, but for a mark that is not damaged here.
         guard try disks.journal.list().contains(where: { $0.hasPrefix("segment-") }),
@@ -115,6 +116,10 @@ extension World {
         let isCovered =
             try endOfLog(host) == end && found.recovery == was.recovery
             || found.recovery.map { $0.floor >= owed || $0.isTermLost && !$0.isFloorKnown } ?? false
+        if !isTermLost, was.hardState == nil, found.hardState != nil {
+            // Damage to damage: an older copy came back in the place of the one that was lost before. Outside of the model.
+            return target.disk.place(target.name, before)
+        }
         if !isTermLost, found.hardState != was.hardState {
             throw Violation(
                 "node \(i): damage to \(target.name) makes \(was.hardState as Any) of \(found.hardState as Any)")
@@ -127,7 +132,7 @@ extension World {
         guard isCovered, !isTermLost || budget.mayLoseTerm else { return target.disk.place(target.name, before) }
         note(18, UInt64(i), found.recovery?.floor.index ?? 0, text: "damage \(i) \(target.name) \(found.outcome)")
         figures.damages += 1
-        host.spoil(isTermLost: isTermLost, ofSnapshots: target.name.hasSuffix(".snap"))
+        host.spoil(isTermLost: isTermLost, ofSnapshots: target.name.hasSuffix(".snap"), owed: end)
     }
 
     private func verify(_ host: SimulatedHost) throws -> JournalReport {
@@ -143,10 +148,15 @@ extension World {
             .lastReadable
     }
 
-    /// The agent says that nobody else has what is lost, and ends.
+    /// The agent says that nobody else has what is lost, and ends: what is readable of its log knows no other voter. If there are
+    /// others, an operator moves the data away, and the node comes back as a new one.
     func refused(_ i: Int) throws {
-        guard settings.damage == .beyondBudget else {
-            throw Violation("node \(i) refuses to start although others have what it lost")
+        if settings.damage == .withinBudget {
+            guard let known = knownConfiguration, known.voters.count > 1 else {
+                throw Violation("node \(i) refuses to start, and nobody else has what it lost")
+            }
+            wipe(i)
+            return schedule(after: .milliseconds(300), .start(i))
         }
         note(19, UInt64(i), text: "refused \(i)")
         hosts[i].isRefused = true
