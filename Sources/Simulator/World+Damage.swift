@@ -4,8 +4,8 @@
 // and still voters, at one time. Then each committed entry has an intact copy on a voter, and everything must heal. Beyond the
 // budget any number may be damaged; what is demanded is that no answer is wrong. Data that are gone whole are never beyond the
 // budget: a majority of nodes that know nothing is a new cluster, whatever the software.
-// A node that lost its term asks all voters that it knows of for theirs, also one that is gone since: within the budget the two do
-// not come together.
+// A node that lost its term asks all voters that it knows of for theirs, also one that is gone or refuses to start: within the budget it is
+// the only one in trouble.
 import Consensus
 import Journal
 import Model
@@ -32,7 +32,8 @@ extension World {
         let othersLost = hosts.contains { $0.isTermSpoiled && $0.index != i }
         let areAllMembers = hosts.allSatisfy { known.members.contains($0.id) }
         return Budget(
-            mayDamage: isWithin || isBeyond, mayLoseTerm: isWithin && !othersLost && retired.isEmpty || isBeyond,
+            mayDamage: isWithin && !othersLost || isBeyond,
+            mayLoseTerm: isWithin && spent == 0 && !othersLost && retired.isEmpty || isBeyond,
             mayWipe: isWithin && areAllMembers && !othersLost && retired.count < 3)
     }
 
