@@ -3,6 +3,12 @@
 // file, the imports and that table against each other.
 import PackageDescription
 
+/// Release builds optimise across modules (the layers are for people, and the wire's codec is called from all of them) and leave
+/// out the run-time checks of exclusive access, which debug builds and all tests have.
+let optimised: [SwiftSetting] = [
+    .unsafeFlags(["-cross-module-optimization", "-enforce-exclusivity=unchecked"], .when(configuration: .release))
+]
+
 /// Release binaries carry the Swift runtime (see DESIGN 4: smaller resident size, quicker start); scripts pass
 /// `--static-swift-stdlib`. Everything is Swift 6 language mode.
 let package = Package(
@@ -78,7 +84,7 @@ let package = Package(
             dependencies: [
                 "Model", "Wire", "Security", "EventLoop", "CPlatform", "NodeCore", "Client", "Node", "Transport",
                 "Manifests", "Pods",
-                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Journal",
+                "PatternContainers", "Queues", "Leases", "Scheduling", "ScatterGather", "Consensus", "Journal",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .executableTarget(
@@ -90,8 +96,17 @@ let package = Package(
         .executableTarget(name: "coterie-init"),
         .executableTarget(name: "coterie-simulate", dependencies: ["Simulator", "Histories"]),
 
+        // For scripts/bench-consensus; no part of the product.
+        .executableTarget(
+            name: "consensus-rate", dependencies: ["Model", "Consensus"], path: "Benchmarks/consensus-rate"),
+
         // Tests.
-        .target(name: "TestSupport", dependencies: ["Wire", "CPlatform"], path: "Tests/TestSupport"),
+        .target(
+            name: "TestSupport",
+            dependencies: [
+                "Model", "Wire", "CPlatform", "EventLoop", "NodeCore", "Queues", "Leases", "Client", "Histories",
+            ],
+            path: "Tests/TestSupport"),
         .testTarget(name: "ArchitectureTests"),
         .testTarget(name: "ModelTests", dependencies: ["Model"]),
         .testTarget(name: "WireTests", dependencies: ["Model", "Wire"]),
@@ -120,15 +135,22 @@ let package = Package(
         .testTarget(
             name: "NodeCoreTests",
             dependencies: [
-                "Model", "Wire", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling",
+                "Model", "Wire", "Membership", "Consensus", "NodeCore", "Simulator", "Queues", "Leases", "Scheduling",
                 "coterie-simulate",
             ]),
         .testTarget(
             name: "NodeTests",
-            dependencies: ["Model", "Wire", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling", "Node"]),
+            dependencies: [
+                "Model", "Wire", "Consensus", "Journal", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling",
+                "Node",
+            ]),
         .testTarget(
             name: "IntegrationTests",
-            dependencies: ["TestSupport", "Wire", "coterie", "coterie-init", "coterie-console"]),
+            dependencies: ["TestSupport", "Wire", "Histories", "coterie", "coterie-init", "coterie-console"]),
     ],
     swiftLanguageModes: [.v6]
 )
+
+for target in package.targets where [.regular, .executable].contains(target.type) {
+    target.swiftSettings = (target.swiftSettings ?? []) + optimised
+}

@@ -37,8 +37,17 @@ extension Raft {
         let jitter = slot > 1 ? Int64(generator.next() % UInt64(slot / 2)) : 0
         // The first waits a little as well: others need their own evidence before they can grant.
         let delay = slot * Int64(rank) + slot / 8 + jitter / 2
-        fastAttempts = 2
+        fastAttempts = 4
         electionDeadline = min(electionDeadline, now + TimeSpan(nanoseconds: delay))
+        answerDeferredPreVotes()
+    }
+
+    /// Others may learn of a death some milliseconds earlier, and ask: what was only refused because the leader seemed to live
+    /// is granted now. Otherwise they would have to ask once more.
+    private mutating func answerDeferredPreVotes() {
+        let waiting = deferredPreVotes
+        deferredPreVotes = []
+        for ask in waiting where now - ask.at < options.electionTimeoutMin { receivePreVote(ask.request, from: ask.from) }
     }
 
     mutating func electionTimedOut() {
@@ -68,7 +77,8 @@ extension Raft {
         resetElectionTimer()
         if fastAttempts > 0 {
             fastAttempts -= 1
-            electionDeadline = now + TimeSpan(nanoseconds: electionTimeout.nanoseconds / 8)
+            let window = max(options.evidenceWindow.nanoseconds, 1)
+            electionDeadline = now + TimeSpan(nanoseconds: window + Int64(generator.next() % UInt64(window)))
         }
     }
 
@@ -90,7 +100,12 @@ extension Raft {
     var otherVoters: [NodeID] { configuration.members.filter { configuration.isVoter($0) && $0 != id } }
 
     mutating func receivePreVote(_ request: VoteRequest, from: NodeID) {
-        let granted = request.term > term && mayElect(request.last) && !leaderSeemsAlive
+        let couldBe = request.term > term && mayElect(request.last)
+        let granted = couldBe && !leaderSeemsAlive
+        if couldBe && !granted && role == .follower {
+            deferredPreVotes.removeAll { $0.from == from }
+            deferredPreVotes.append((from, request, now))
+        }
         sendNow(from, .preVoteResponse(VoteResponse(term: granted ? request.term : term, granted: granted)))
     }
 
@@ -167,6 +182,7 @@ extension Raft {
     mutating func leaveLeadership() {
         peers = []
         heartbeatDue = .distantFuture
+        commitNoticeDue = .distantFuture
         let lost = (activeReads?.contexts ?? []) + waitingReads
         if !lost.isEmpty { effects.append(.readFailed(contexts: lost)) }
         activeReads = nil

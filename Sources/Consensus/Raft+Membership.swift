@@ -47,6 +47,12 @@ extension Raft {
         return member == id ? log.lastIndex : peers.first { $0.id == member }?.match
     }
 
+    /// Members of the configuration that have answered this leader since `time`, or that it began to lead or know since then.
+    /// Empty unless this node leads.
+    public func peersHeard(since time: MonotonicTime) -> [NodeID] {
+        role == .leader ? peers.filter { $0.lastContact >= time }.map(\.id) : []
+    }
+
     mutating func configurationDidChange() {
         let point = configurations[configurations.count - 1]
         if role == .leader { rebuildPeers() }

@@ -133,11 +133,15 @@ public struct Raft: Sendable {
     /// Whether late wake-ups already earned a grace since the last word of a leader.
     var stallGraceUsed = false
     var votesFor: [NodeID] = []
+    /// The last question of each peer that the leader's life alone spoke against.
+    var deferredPreVotes: [(from: NodeID, request: VoteRequest, at: MonotonicTime)] = []
     var incoming: IncomingSnapshot?
 
     // Leaders.
     var peers: [Progress] = []
     var heartbeatDue: MonotonicTime = .distantFuture
+    /// When followers that lag behind the commit index are to be told.
+    var commitNoticeDue: MonotonicTime = .distantFuture
     var quorumGraceUntil: MonotonicTime = .zero
     var readRound: UInt64 = 0
     var activeReads: ReadRound?
@@ -250,9 +254,14 @@ public struct Raft: Sendable {
     /// When `.timer` is wanted next; ``MonotonicTime/distantFuture`` if never.
     public var nextDeadline: MonotonicTime {
         if storageFailed { return .distantFuture }
+        return role == .leader ? min(protocolDeadline, commitNoticeDue) : protocolDeadline
+    }
+
+    /// The timers of the protocol itself, which a stalled process finds expired.
+    private var protocolDeadline: MonotonicTime {
         switch role {
-        case .leader: return min(heartbeatDue, transfer?.deadline ?? .distantFuture)
-        case .follower, .preCandidate, .candidate: return electionDeadline
+        case .leader: min(heartbeatDue, transfer?.deadline ?? .distantFuture)
+        case .follower, .preCandidate, .candidate: electionDeadline
         }
     }
 
@@ -277,7 +286,7 @@ public struct Raft: Sendable {
     /// A process that was not scheduled for a while finds its timers expired before the messages that waited for it. It
     /// blames itself first and waits two heartbeats more; once, until it hears a leader again.
     private mutating func graceForOwnStall() {
-        let due = nextDeadline
+        let due = protocolDeadline
         guard !stallGraceUsed, due != .distantFuture, now > due + options.heartbeat * 2 else { return }
         stallGraceUsed = true
         let grace = now + options.heartbeat * 2

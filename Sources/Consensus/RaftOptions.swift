@@ -11,6 +11,8 @@ public struct RaftOptions: Hashable, Sendable {
     public var electionTimeoutMax: TimeSpan = .milliseconds(400)
     /// After proof that the leader's process died, followers ask for votes within this window, spread by rank.
     public var evidenceWindow: TimeSpan = .milliseconds(10)
+    /// How long a leader that has nothing else to send waits before it tells the followers what was committed.
+    public var commitNotice: TimeSpan = .milliseconds(1)
     /// Most bytes (see ``LogEntry/cost``) and entries of one AppendEntries message; one entry is always allowed.
     public var maxAppendBytes = 256 << 10
     public var maxAppendEntries = 4_096

@@ -16,6 +16,8 @@ final class LoopInbox: @unchecked Sendable {
     private let wake: UnsafeMutablePointer<uv_async_t>
     private var items: [Item] = []
     private var signalled = false
+    /// Threads that are about to wake the loop, outside the lock: the loop would only wait for it.
+    private var senders = 0
     private var isShut = false
     private var thread: pthread_t?
 
@@ -47,19 +49,24 @@ final class LoopInbox: @unchecked Sendable {
             defer { items = [] }
             return items
         }
+        // `wake` is closed next.
+        while locked({ senders > 0 }) { sched_yield() }
         // Outside the lock: what the closures hold may be freed with them, and post as it goes.
         withExtendedLifetime(dropped) {}
     }
 
     private func put(_ item: Item) {
-        locked {
-            if isShut { return }
+        let mustWake = locked { () -> Bool in
+            if isShut { return false }
             items.append(item)
-            if !signalled {
-                signalled = true
-                uv_async_send(wake)
-            }
+            if signalled { return false }
+            signalled = true
+            senders += 1
+            return true
         }
+        guard mustWake else { return }
+        uv_async_send(wake)
+        locked { senders -= 1 }
     }
 
     func post(_ body: @escaping @Sendable () -> Void) { put(.body(body)) }

@@ -68,6 +68,7 @@ public final class LoopTimer: LoopHandleOwner {
 
     /// Forgets what was set; it can be started again.
     public func stop() {
+        guard body != nil else { return }
         body = nil
         interval = nil
         guard let box, !box.isClosed else { return }

@@ -7,6 +7,8 @@ import Model
 final class TurnMeter {
     private var isWaiting = true
     private var began = MonotonicTime.zero
+    /// Call-backs so far.
+    private(set) var calls: UInt64 = 0
     /// The longest turn so far.
     var longest = TimeSpan.zero
 
@@ -18,10 +20,14 @@ final class TurnMeter {
 
     /// Something runs. Only the first of a turn counts.
     func begin() {
+        calls &+= 1
         guard isWaiting else { return }
         isWaiting = false
         began = EventLoop.clock()
     }
+
+    /// The loop's own hooks are no input.
+    func uncount() { calls &-= 1 }
 
     /// The loop is about to wait.
     func end() {

@@ -11,6 +11,8 @@ public final class WorkerThread: @unchecked Sendable {
     private let inbox: LoopInbox
     private var queue: [@Sendable () -> Void] = []
     private var isStopping = false
+    /// The thread waits for `condition`: only then is it worth a system call to wake it.
+    private var isIdle = false
     private var thread: pthread_t = 0
     private var isJoined = false
 
@@ -46,7 +48,11 @@ public final class WorkerThread: @unchecked Sendable {
     private func work() {
         while true {
             pthread_mutex_lock(lock)
-            while queue.isEmpty && !isStopping { pthread_cond_wait(condition, lock) }
+            while queue.isEmpty && !isStopping {
+                isIdle = true
+                pthread_cond_wait(condition, lock)
+            }
+            isIdle = false
             let batch = queue
             queue = []
             pthread_mutex_unlock(lock)
@@ -61,13 +67,19 @@ public final class WorkerThread: @unchecked Sendable {
         let answer = LoopBound(then)
         let inbox = self.inbox
         pthread_mutex_lock(lock)
-        defer { pthread_mutex_unlock(lock) }
-        if isStopping { return }
+        if isStopping {
+            pthread_mutex_unlock(lock)
+            return
+        }
         queue.append {
             let value = work()
             inbox.post { answer.take()?(value) }
         }
-        pthread_cond_signal(condition)
+        let wake = isIdle
+        isIdle = false
+        pthread_mutex_unlock(lock)
+        // After the lock is free, or the thread would wake only to wait for it.
+        if wake { pthread_cond_signal(condition) }
     }
 
     /// Lets the work that was submitted end, and the thread with it. Blocks until then. Not from the work itself.

@@ -4,8 +4,8 @@ import Wire
 
 /// The Raft log and hard state of one node on a ``Disk``: synchronous, for one thread of its own. The driver concatenates the
 /// persist requests that came while the last write was under way, calls ``write(_:)`` once, and acknowledges the last ticket:
-/// group commit, one fdatasync for all (a second one only when term or vote changed). When it has nothing to write it calls
-/// ``maintain()``, which prepares the next segment and retires old ones.
+/// group commit, one fdatasync for all (a second one only when term or vote changed). When it has nothing to write and
+/// ``needsMaintenance`` it calls ``maintain()``, which prepares the next segment and retires old ones.
 ///
 /// Literature: Mohan et al., "ARIES" (1992), for write-ahead logging; Alagappan et al., "Protocol-aware recovery for
 /// consensus-based storage" (FAST '18), for telling a crash from corruption; Rebello et al., "Can applications recover from
@@ -364,6 +364,13 @@ public struct Journal: Sendable {
         var more = false
         try guarded { journal throws(DiskError) in more = try journal.step() }
         return more
+    }
+
+    /// False if ``maintain()`` would find nothing to do: a driver that asks first saves itself the way to the disk's thread.
+    public var needsMaintenance: Bool {
+        guard fence == nil, !isDamaged else { return false }
+        return segments.count > 1 && segments[0].maxIndex <= compactThrough
+            || spares.count < options.spareSegments || spares.contains { !$0.isReady }
     }
 
     private mutating func step() throws(DiskError) -> Bool {

@@ -23,6 +23,30 @@ extension Journal {
         try LoadedJournal.load(disk, identity: identity).recover(snapshot: snapshot).recovered.report
     }
 
+    /// Whose journal it is, as its files say; nil if none of them can be read.
+    public static func identity(disk: any Disk) throws(JournalError) -> JournalIdentity? {
+        do throws(DiskError) {
+            let names = try disk.list().sorted()
+            if case .valid(let copy) = try? HardStateFile.read(disk, names: names) { return copy.identity }
+            for name in names where RecordFormat.parseSegmentName(name) != nil {
+                let file = try disk.open(name, .readOnly)
+                defer { disk.close(file) }
+                let sector = try disk.read(file, at: 0, count: RecordFormat.sector)
+                if let header = try? SegmentHeader(decoding: sector) { return header.identity }
+            }
+            return nil
+        } catch {
+            throw .failed(error)
+        }
+    }
+
+    /// What a start would find, without changing anything. What damage hides is missing: `outcome` and `report` say so.
+    public static func read(
+        disk: any Disk, identity: JournalIdentity, snapshot: SnapshotMetadata
+    ) throws(JournalError) -> RecoveredJournal {
+        try LoadedJournal.load(disk, identity: identity).recover(snapshot: snapshot).recovered
+    }
+
     /// Hands out every record of every segment in order, with the segment's name and the offset in it.
     public static func dump(
         disk: any Disk, identity: JournalIdentity? = nil,

@@ -29,7 +29,7 @@ public struct LeaseMachine: Sendable {
     }
 
     var entries: [String: Entry] = [:]
-    private(set) var heldCount = 0
+    public private(set) var heldCount = 0
     private(set) var lastToken: UInt64 = 0
     private var deadlines = DeadlineHeap()
     private var freed: Set<String> = []
@@ -126,6 +126,12 @@ public struct LeaseMachine: Sendable {
         heldCount -= 1
         freed.insert(key)
         changed.insert(key)
+    }
+
+    /// Ends all leases, as if every holder had released its own.
+    public mutating func releaseAll() {
+        for key in entries.keys.sorted() where entries[key]?.holder != nil { free(key) }
+        settle()
     }
 
     /// Ends the leases whose time is over at `now`.

@@ -255,13 +255,25 @@ extension Membership {
                 kept.append(peer)
                 continue
             }
-            if tombstones.updateValue(peer.member.incarnation, forKey: peer.short) == nil {
-                tombstoneOrder.append(peer.short)
-            }
-            broadcasts.remove(subject: peer.short)
-            emit(.reaped, peer.member)
+            bury(peer)
         }
         peers = kept
+    }
+
+    private mutating func bury(_ peer: Peer) {
+        if tombstones.updateValue(peer.member.incarnation, forKey: peer.short) == nil {
+            tombstoneOrder.append(peer.short)
+        }
         while tombstoneOrder.count > 4_096 { tombstones[tombstoneOrder.removeFirst()] = nil }
+        broadcasts.remove(subject: peer.short)
+        emit(.reaped, peer.member)
+    }
+
+    /// By order, without waiting for the time to be over.
+    mutating func forget(_ id: NodeID) {
+        guard let index = index(of: id.short), peers[index].member.id == id, !peers[index].member.state.isPresent else {
+            return
+        }
+        bury(peers.remove(at: index))
     }
 }

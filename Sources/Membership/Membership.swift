@@ -35,6 +35,9 @@ public struct Membership: Sendable {
         /// Says good-bye; ``Effect/left`` follows.
         case leave
         case update(tags: [String: String], meta: [UInt8])
+        /// A member that is dead or has left will not come back under this id: it is forgotten now. Ignored for one that is
+        /// present.
+        case forget(NodeID)
     }
 
     public enum Effect: Hashable, Sendable {
@@ -190,6 +193,7 @@ public struct Membership: Sendable {
         case .join(let addresses): join(addresses, now: now)
         case .leave: leave(now: now)
         case .update(let tags, let meta): update(tags: tags, meta: meta, now: now)
+        case .forget(let id): forget(id)
         }
         runTimers(now: now)
         schedule()
@@ -206,6 +210,13 @@ public struct Membership: Sendable {
         var all = peers.map(\.member)
         all.insert(me, at: slot(of: me.id.short))
         return all
+    }
+
+    /// Where a member is reached.
+    public func address(of id: NodeID) -> SocketAddress? {
+        if id == me.id { return me.address }
+        guard let peer = peer(id.short), peer.member.id == id else { return nil }
+        return peer.member.address
     }
 
     public func member(_ id: NodeID) -> Member? {

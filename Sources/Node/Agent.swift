@@ -27,8 +27,10 @@ public final class Agent {
     private let pods: PodAgent
     private let watches: Watches
     private let queueServer: QueueServer
+    private var exports = StateExports()
     private var console: ConsoleProcess?
     private let timer: LoopTimer
+    private let streamTimer: LoopTimer
     private var flushScheduled = false
     private var armedFor = MonotonicTime.distantFuture
     private var stopping: (() -> Void)?
@@ -69,6 +71,7 @@ public final class Agent {
             queuePort: bound.queueAddress?.port ?? 0,
             version: options.version)
         settings.snapshotEntries = 50_000
+        settings.deadVoterGrace = options.deadVoterGrace
         var system = SystemRandomNumberGenerator()
         core = try NodeCore(
             options: settings, recovery: opened.recovery, generator: SeededGenerator(seed: system.next()), now: loop.now
@@ -88,6 +91,7 @@ public final class Agent {
         queueServer = QueueServer(loop: loop, nodeID: directory.id, version: options.version)
         watches = Watches(loop: loop, node: options.name, key: key)
         timer = LoopTimer(loop: loop)
+        streamTimer = LoopTimer(loop: loop)
         ready = AgentReady(
             id: directory.id, name: options.name, address: advertise, http: options.http, queue: bound.queueAddress)
         wire(bound)
@@ -125,10 +129,12 @@ public final class Agent {
         clients.onRequest = { [weak self] id, request, authority in self?.requested(id, request, authority) }
         clients.onCancel = { [weak self] id in
             self?.watches.cancel(id)
+            if let read = self?.exports.cancel(id) { self?.input(.cancelLocal(read)) }
             self?.input(.cancel(id))
         }
         clients.onConnectionClosed = { [weak self] connection in
             self?.watches.connectionClosed(connection)
+            for read in self?.exports.connectionClosed(connection) ?? [] { self?.input(.cancelLocal(read)) }
             self?.input(.connectionClosed(connection))
         }
         clients.onStreamFrame = { [weak self] link, kind, frame, authority in
@@ -153,7 +159,10 @@ public final class Agent {
         queueServer.answer = { [weak self] query, figures in
             self?.core.queueAnswer(query, node: figures) ?? .unavailable
         }
-        if let listener = bound.queue { queueServer.serve(listener) }
+        queueServer.onRefused = { [weak self] in self?.refusedQueueUser() }
+        if let listener = bound.queue {
+            queueServer.serve(listener, onlyFor: options.queueUsers == .owner ? UInt32(geteuid()) : nil)
+        }
     }
 
     private func locate(_ pod: String) -> StreamBroker.Location? {
@@ -171,6 +180,8 @@ public final class Agent {
         socket.start()
         if !options.join.isEmpty { input(.join(options.join)) }
         pods.start()
+        // Streams break, and voters come back.
+        streamTimer.start(every: .milliseconds(500)) { [weak self] in self?.keepStreams() }
         if let http = options.http {
             let console = ConsoleProcess(
                 loop: loop, program: options.programs.console, listen: http, socket: directory.socketPath)
@@ -194,6 +205,13 @@ public final class Agent {
     }
 
     private var refusedDatagrams: UInt64 = 0
+    private var refusedQueueUsers: UInt64 = 0
+
+    private func refusedQueueUser() {
+        refusedQueueUsers += 1
+        guard refusedQueueUsers == 1 else { return }
+        log(.warning, "another user of this machine was refused at the queue port; --queue-users any lets everybody in")
+    }
 
     private func requested(_ id: RequestID, _ request: ClientRequest, _ authority: Authority) {
         if case .watch(let path) = request {
@@ -204,6 +222,10 @@ public final class Agent {
         }
         if case .query("metrics") = request, authority == .operator {
             return clients.respond(id, .success(metricsDocument.utf8))
+        }
+        if case .query(let path) = request, authority == .operator, StateExports.serves(path) {
+            if path == "snapshot" { return input(.localRead(exports.begin(id))) }
+            return clients.respond(id, exports.piece(path))
         }
         if case .admin(let order) = request, authority == .operator, order["verb"]?.stringValue == "stop" {
             clients.respond(id, .success(JSONValue.object([.init("done", true)]).utf8))
@@ -275,7 +297,8 @@ public final class Agent {
         case .persist(let request): storage.persist(request)
         case .found(let request): storage.found(request)
         case .persistPromise(let promise): storage.persistPromise(promise)
-        case .makeSnapshot(let metadata, let state): storage.makeSnapshot(metadata, state: state)
+        case .persistLineage(let lineage): storage.persistLineage(lineage)
+        case .makeSnapshot(let metadata, let image): storage.makeSnapshot(metadata, image)
         case .sendSnapshot(let send):
             storage.readSnapshot(send) { [weak self] chunk in
                 guard let self else { return }
@@ -285,13 +308,35 @@ public final class Agent {
         case .storeSnapshotChunk(let chunk): storage.storeChunk(chunk)
         case .respond(let id, let response): clients.respond(id, response)
         case .localResult(let id, let result): queueServer.completed(id, result)
-        case .localReadReady(let id, let error): queueServer.readReady(id, error)
+        case .localReadReady(let id, let error):
+            guard let request = exports.requestWaiting(for: id) else { return queueServer.readReady(id, error) }
+            export(for: request, error)
         case .assignments(let records): pods.assigned(records)
         case .event(let event): watches.publish(event, now: loop.now)
-        case .changed(let topics): watches.changed(topics)
+        case .changed(let topics):
+            watches.changed(topics)
+            if topics.contains(.members) || topics.contains(.leader) { keepStreams() }
         case .log(let level, let text): log(level, text)
         case .stopped: finishStopping()
+        case .fenced(let why):
+            log(.error, "\(why)")
+            failure = why
+            stop {}
         }
+    }
+
+    /// Voters ask each other for votes when a leader has died: that is no time for handshakes.
+    private func keepStreams() {
+        for (id, address) in core.livingVoters { peers.keepStream(to: id, at: address) }
+    }
+
+    /// The state has applied whatever was committed when the request came.
+    private func export(for request: RequestID, _ error: CoterieError?) {
+        if let error { return clients.respond(request, .failure(error)) }
+        guard let exported = core.exportedState else {
+            return clients.respond(request, .failure(CoterieError(.noLeader, "this node belongs to no cluster yet")))
+        }
+        clients.respond(request, .success(exports.keep(exported, for: request, options: core.options).utf8))
     }
 
     private func log(_ level: LogLevel, _ text: String) {
@@ -318,8 +363,11 @@ public final class Agent {
     public var onStopping: (() -> Void)?
     /// Called when the agent has stopped by itself after such an order.
     public var onStopped: (() -> Void)?
+    /// Why the agent ended by itself, if that was no order.
+    public private(set) var failure: CoterieError?
     private var podsAreGone = false
     private var coreIsDone = false
+    private var isDraining = false
 
     private func finishStopping() {
         coreIsDone = true
@@ -327,7 +375,14 @@ public final class Agent {
     }
 
     private func finishIfDone() {
-        guard coreIsDone, podsAreGone, !stopped else { return }
+        guard coreIsDone, podsAreGone, !stopped, !isDraining else { return }
+        isDraining = true
+        // Clients of the queue port get the answers to what they have sent.
+        queueServer.drain { [weak self] in self?.finish() }
+    }
+
+    private func finish() {
+        guard !stopped else { return }
         stopped = true
         console?.stop()
         queueServer.stop()
@@ -337,6 +392,7 @@ public final class Agent {
         peers.stop()
         socket.close()
         timer.close()
+        streamTimer.close()
         storage.close()
         unlink(directory.socketPath)
         let done = stopping

@@ -9,6 +9,11 @@ public struct AgentOptions: Sendable {
         case at(SocketAddress)
     }
 
+    /// Whom a queue port on loopback serves: the user that the agent runs as (and root), or every user of the machine.
+    public enum QueueUsers: String, Hashable, Sendable, CaseIterable {
+        case owner, any
+    }
+
     public var name: String
     public var cluster: String = "coterie"
     public var bind: SocketAddress
@@ -20,6 +25,7 @@ public struct AgentOptions: Sendable {
     /// Where the console listens; nil for none.
     public var http: SocketAddress?
     public var queue: QueueListener = .off
+    public var queueUsers: QueueUsers = .owner
     public var tags: [String: String] = [:]
     public var sandbox: SandboxMode = .auto
     public var keyFile: String?
@@ -27,6 +33,8 @@ public struct AgentOptions: Sendable {
     /// The programs beside this one: `coterie` itself, `coterie-console`, `coterie-init`.
     public var programs: Programs
     public var logLevel: String = "info"
+    /// See ``NodeOptions/deadVoterGrace``.
+    public var deadVoterGrace = TimeSpan.seconds(300)
 
     public struct Programs: Sendable {
         public var coterie: String

@@ -17,6 +17,8 @@ final class PeerNetwork {
     /// What the peer's host has not acknowledged by then breaks the stream. TCP's own time-out is a quarter of an hour, and its
     /// repetitions become so rare that a stream would stay silent for long after the network has healed.
     static let silenceLimit = TimeSpan.seconds(3)
+    /// How long a peer whose stream broke is watched for signs of its death.
+    static let probeTime = TimeSpan.milliseconds(200)
 
     private let loop: EventLoop
     private let key: ClusterKey
@@ -175,7 +177,9 @@ final class PeerNetwork {
     }
 
     /// A broken stream may be the network's doing. A refused connection is not: the host answers for a process that is gone.
-    private func confirmDeath(of id: NodeID, at address: SocketAddress) {
+    /// The kernel closes a dead process's sockets one after another, the newest first, so that its listener may take a
+    /// connection some milliseconds longer: one that is made and then breaks at once is asked again.
+    private func confirmDeath(of id: NodeID, at address: SocketAddress, until end: MonotonicTime? = nil) {
         ByteStream.connect(loop: loop, to: address, timeout: .milliseconds(250)) { [weak self] result in
             guard let self, !self.stopping else {
                 if case .success(let stream) = result { stream.close() }
@@ -183,11 +187,43 @@ final class PeerNetwork {
             }
             switch result {
             case .success(let stream):
-                stream.close()
-                self.onPeerLost?(id, false)
-            case .failure(let error): self.onPeerLost?(id, error.name == "ECONNREFUSED")
+                if end == nil { self.onPeerLost?(id, false) }
+                let end = end ?? self.loop.now + PeerNetwork.probeTime
+                self.probe(stream, until: end) { [weak self] in self?.confirmDeath(of: id, at: address, until: end) }
+            case .failure(let error):
+                let isGone = error.name == "ECONNREFUSED"
+                if isGone || end == nil { self.onPeerLost?(id, isGone) }
             }
         }
+    }
+
+    /// Holds a connection that says nothing until `end`; if it breaks before, calls `broke` a little later.
+    private func probe(_ stream: ByteStream, until end: MonotonicTime, broke: @escaping () -> Void) {
+        let timer = LoopTimer(loop: loop)
+        let over: () -> Void = { [weak self] in
+            stream.close()
+            guard let self, !self.stopping, self.loop.now < end else { return timer.close() }
+            timer.start(after: .milliseconds(1)) {
+                timer.close()
+                broke()
+            }
+        }
+        stream.onEnd = over
+        stream.onClose = { _ in over() }
+        timer.start(at: end) {
+            timer.close()
+            stream.close()
+        }
+        stream.resumeReading()
+    }
+
+    /// Makes sure that there is a stream to `id`, so that what is urgent need not wait for a handshake.
+    func keepStream(to id: NodeID, at address: SocketAddress) {
+        guard !stopping, outgoing[id]?.link == nil || outgoing[id]?.address != address else { return }
+        let peer = outgoing[id] ?? Outgoing(address: address)
+        outgoing[id] = peer
+        guard loop.now >= peer.retryAfter, peer.address == address else { return }
+        dial(id, peer)
     }
 
     private func forget(_ peer: Outgoing, retry: TimeSpan) {

@@ -24,8 +24,14 @@ final class QueueServer {
     private var counts = BeanstalkCounts()
     private var totalConnections = 0
     private var random = SystemRandomNumberGenerator()
+    /// Runs while commands are under way: one for all connections, since nearly every command is answered long before.
+    private let outcomeTimer: LoopTimer
+    private var drained: (() -> Void)?
+    static let drainTime = TimeSpan.milliseconds(500)
 
     var onInput: ((NodeInput) -> Void)?
+    /// Another user of this machine was turned away.
+    var onRefused: (() -> Void)?
     var answer: ((BeanstalkSession.Query, NodeFigures) -> BeanstalkSession.Outcome)?
 
     init(loop: EventLoop, nodeID: NodeID, version: String) {
@@ -33,12 +39,21 @@ final class QueueServer {
         self.nodeID = nodeID
         self.version = version
         startedAt = loop.now
+        outcomeTimer = LoopTimer(loop: loop)
     }
 
-    func serve(_ listener: Listener) {
+    /// Serves everybody who can reach the listener; with `owner`, on loopback, only that user and root: the protocol is plain
+    /// text and asks for no key, and a machine has other users.
+    func serve(_ listener: Listener, onlyFor owner: UInt32?) {
         self.listener = listener
         listener.onConnection = { [weak self] stream in
             guard let self else { return stream.close() }
+            if let owner, stream.localAddress?.isLoopback ?? false {
+                guard let uid = stream.peerUID, uid == owner || uid == 0 else {
+                    self.onRefused?()
+                    return stream.close()
+                }
+            }
             let secure = SecureStream(loop: self.loop, stream: stream, tls: nil)
             self.serve(secure, pending: [])
             secure.start()
@@ -78,6 +93,16 @@ final class QueueServer {
         return id
     }
 
+    fileprivate func watchOutcomes() {
+        guard !outcomeTimer.isActive else { return }
+        outcomeTimer.start(after: .seconds(1)) { [weak self] in
+            guard let self else { return }
+            let now = self.now
+            for connection in self.connections.values { connection.checkOutcome(now: now) }
+            if !self.asked.isEmpty { self.watchOutcomes() }
+        }
+    }
+
     fileprivate func endWait(_ id: UInt64) { onInput?(.endWait(id)) }
 
     fileprivate func abandon(_ id: UInt64) {
@@ -93,7 +118,13 @@ final class QueueServer {
 
     fileprivate func take(_ counts: BeanstalkCounts) { self.counts += counts }
 
-    fileprivate func closed(_ number: UInt64) { connections[number] = nil }
+    fileprivate func closed(_ number: UInt64) {
+        connections[number] = nil
+        if connections.isEmpty, let then = drained {
+            drained = nil
+            then()
+        }
+    }
 
     func completed(_ id: UInt64, _ result: Result<StateResult, CoterieError>) {
         asked.removeValue(forKey: id)?.completed(id, result)
@@ -144,7 +175,32 @@ final class QueueServer {
         withUnsafeBytes(of: &field) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }
 
+    /// Takes no more connections; what clients have sent is answered, then they are closed. Calls `then` when all are, or after
+    /// ``drainTime``.
+    func drain(_ then: @escaping () -> Void) {
+        listener?.close()
+        listener = nil
+        let timer = LoopTimer(loop: loop)
+        drained = {
+            timer.close()
+            then()
+        }
+        timer.start(after: QueueServer.drainTime) { [weak self] in
+            let then = self?.drained
+            self?.drained = nil
+            then?()
+        }
+        for connection in Array(connections.values) { connection.finish() }
+        // With nobody to wait for it is over in this turn, but not inside this call.
+        loop.beforeWaiting { [weak self] in
+            guard let self, self.connections.isEmpty, let then = self.drained else { return }
+            self.drained = nil
+            then()
+        }
+    }
+
     func stop() {
+        outcomeTimer.close()
         listener?.close()
         for connection in connections.values { connection.close() }
         connections = [:]
@@ -162,7 +218,8 @@ final class QueueConnection {
     /// What is under way: the session's id, ours at the server, and the query if it is one.
     private var underWay: (id: UInt64, asked: UInt64, query: BeanstalkSession.Query?)?
     private let deadlineTimer: LoopTimer
-    private let outcomeTimer: LoopTimer
+    /// When what is under way is given up; nil for what may take as long as it likes.
+    private var outcomeDue: MonotonicTime?
     private var isOpen = true
     private var isRunning = false
 
@@ -173,7 +230,6 @@ final class QueueConnection {
         self.session = BeanstalkSession(holder: holder)
         clientSession = session
         deadlineTimer = server.timer()
-        outcomeTimer = server.timer()
     }
 
     func begin(_ pending: [UInt8]) {
@@ -230,6 +286,9 @@ final class QueueConnection {
         }
     }
 
+    /// As if the client had said that it will send nothing more.
+    fileprivate func finish() { turn { $0.peerEnded() } }
+
     private func next(_ command: StateCommand, wait: TimeSpan?) -> ClientCommand {
         sequence += 1
         return ClientCommand(
@@ -237,16 +296,21 @@ final class QueueConnection {
     }
 
     private func watchOutcome() {
-        outcomeTimer.start(after: QueueServer.outcomeTimeout) { [weak self] in
-            guard let self, let current = self.underWay else { return }
-            self.turn { $0.complete(current.id, with: .unavailable) }
-        }
+        guard let server else { return }
+        outcomeDue = server.now + QueueServer.outcomeTimeout
+        server.watchOutcomes()
+    }
+
+    fileprivate func checkOutcome(now: MonotonicTime) {
+        guard let due = outcomeDue, now >= due, let current = underWay else { return }
+        outcomeDue = nil
+        turn { $0.complete(current.id, with: .unavailable) }
     }
 
     func completed(_ asked: UInt64, _ result: Result<StateResult, CoterieError>) {
         guard let current = underWay, current.asked == asked else { return }
         underWay = nil
-        outcomeTimer.stop()
+        outcomeDue = nil
         let outcome: BeanstalkSession.Outcome
         switch result {
         case .success(.queue(let value)): outcome = .result(value)
@@ -261,7 +325,7 @@ final class QueueConnection {
     func readReady(_ asked: UInt64, _ error: CoterieError?) {
         guard let current = underWay, current.asked == asked, let query = current.query, let server else { return }
         underWay = nil
-        outcomeTimer.stop()
+        outcomeDue = nil
         let outcome = error == nil ? server.outcome(of: query) : .unavailable
         turn { $0.complete(current.id, with: outcome) }
     }
@@ -270,7 +334,6 @@ final class QueueConnection {
         guard isOpen else { return }
         isOpen = false
         deadlineTimer.close()
-        outcomeTimer.close()
         stream.close()
         guard let server else { return }
         if let current = underWay { server.abandon(current.asked) }

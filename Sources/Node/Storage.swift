@@ -28,7 +28,8 @@ private final class SnapshotBox: @unchecked Sendable {
 final class Storage {
     /// What one call to write answers.
     private enum WriteOutcome: Sendable {
-        case done
+        /// Says whether the journal has housekeeping to do.
+        case done(Bool)
         case full(String)
         case failed(String)
     }
@@ -39,6 +40,7 @@ final class Storage {
     private let box: JournalBox
     private let snapshots: SnapshotBox
     private let promisePath: String
+    private let lineagePath: String
     private var waiting: [PersistRequest] = []
     private var isWriting = false
     private var hasFailed = false
@@ -54,6 +56,8 @@ final class Storage {
         loop: EventLoop, directory: DataDirectory, cluster: String
     ) throws(CoterieError) -> (storage: Storage, recovery: NodeRecovery, notes: [String]) {
         do {
+            try NewHistory.refuseUnfinished(in: directory.path)
+            let lineage = try LineageFile.read(directory.path) ?? .original
             let disk = try PosixDisk(path: directory.journalPath, create: true)
             let snapshotDisk = try PosixDisk(path: directory.snapshotsPath, create: true)
             let clusterID = stableHash(cluster)
@@ -105,8 +109,9 @@ final class Storage {
             let isVirgin =
                 newest == nil && recovered.log.entries.isEmpty && recovered.log.hardState.term == 0
                 && recovered.log.base == .zero && recovered.log.recovery == nil
-            let storage = try Storage(loop: loop, journal: journal, store: store, promisePath: promisePath)
-            let recovery = NodeRecovery(log: recovered.log, isVirgin: isVirgin, promise: promise, state: state)
+            let storage = try Storage(loop: loop, journal: journal, store: store, directory: directory.path)
+            let recovery = NodeRecovery(
+                log: recovered.log, isVirgin: isVirgin, promise: promise, state: state, lineage: lineage)
             return (storage, recovery, notes)
         } catch let error as CoterieError {
             throw error
@@ -115,11 +120,12 @@ final class Storage {
         }
     }
 
-    private init(loop: EventLoop, journal: Journal, store: SnapshotStore, promisePath: String) throws {
+    private init(loop: EventLoop, journal: Journal, store: SnapshotStore, directory: String) throws {
         self.loop = loop
         box = JournalBox(journal)
         snapshots = SnapshotBox(store)
-        self.promisePath = promisePath
+        promisePath = directory + "/promise"
+        lineagePath = LineageFile.path(in: directory)
         writer = try WorkerThread(loop: loop, name: "storage")
         snapshotter = try WorkerThread(loop: loop, name: "snapshots")
         retryTimer = LoopTimer(loop: loop)
@@ -147,7 +153,7 @@ final class Storage {
         writer.submit {
             do throws(JournalError) {
                 try box.journal.write(batch)
-                return WriteOutcome.done
+                return WriteOutcome.done(box.journal.needsMaintenance)
             } catch {
                 if case .noSpace = error { return .full("\(error)") }
                 return .failed("\(error)")
@@ -160,14 +166,14 @@ final class Storage {
     private func wrote(_ count: Int, lastTicket: UInt64, _ outcome: WriteOutcome) {
         isWriting = false
         switch outcome {
-        case .done:
+        case .done(let needsMaintenance):
             waiting.removeFirst(count)
             if isFull {
                 isFull = false
                 onLog?(.info, "the disk has space again; writing goes on")
             }
             onInput?(.persisted(ticket: lastTicket))
-            if waiting.isEmpty { maintain() } else { writeNext() }
+            if !waiting.isEmpty { writeNext() } else if needsMaintenance { maintain() }
         case .full(let why):
             if !isFull { onLog?(.error, "\(why): nothing is acknowledged until there is space") }
             isFull = true
@@ -223,14 +229,29 @@ final class Storage {
         }
     }
 
+    func persistLineage(_ lineage: Lineage) {
+        let path = lineagePath
+        let bytes = LineageFile.encode(lineage)
+        writer.submit { () -> String? in
+            do throws(CoterieError) {
+                try writeFileDurably(path, bytes, mode: 0o600)
+                return nil
+            } catch {
+                return error.message
+            }
+        } then: { [weak self] failure in
+            self?.onInput?(failure.map { .storageFailed($0) } ?? .lineagePersisted)
+        }
+    }
+
     // MARK: - Snapshots
 
-    func makeSnapshot(_ metadata: SnapshotMetadata, state: [UInt8]) {
+    func makeSnapshot(_ metadata: SnapshotMetadata, _ image: StateImage) {
         let box = snapshots
         snapshotter.submit { () -> String? in
             do throws(JournalError) {
                 var writer = try box.store.begin(metadata)
-                try writer.append(state)
+                try writer.append(image.encoded)
                 _ = try writer.finish()
                 try box.store.clean(keep: 2)
                 return nil

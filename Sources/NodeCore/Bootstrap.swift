@@ -24,8 +24,14 @@ public struct Standing: Hashable, Sendable {
     public var queuePort: UInt16
     /// Runs no new pods.
     public var cordoned: Bool
+    /// Of a member.
+    public var lineage: Lineage
 
-    public init(state: State, expect: UInt8, httpPort: UInt16 = 0, queuePort: UInt16 = 0, cordoned: Bool = false) {
+    public init(
+        state: State, expect: UInt8, httpPort: UInt16 = 0, queuePort: UInt16 = 0, cordoned: Bool = false,
+        lineage: Lineage = .original
+    ) {
+        self.lineage = lineage
         self.state = state
         self.expect = expect
         self.httpPort = httpPort
@@ -41,6 +47,7 @@ public struct Standing: Hashable, Sendable {
         writer.u16(httpPort)
         writer.u16(queuePort)
         writer.bool(cordoned)
+        writer.u64(lineage.rawValue)
         return writer.bytes
     }
 
@@ -51,7 +58,10 @@ public struct Standing: Hashable, Sendable {
             let expect = try? reader.u8(),
             let http = try? reader.u16(), let queue = try? reader.u16(), let cordoned = try? reader.bool()
         else { return nil }
-        self.init(state: state, expect: expect, httpPort: http, queuePort: queue, cordoned: cordoned)
+        // Builds before recovery was possible say nothing of it.
+        let lineage = (try? reader.u64()).map { Lineage(rawValue: $0) } ?? .original
+        self.init(
+            state: state, expect: expect, httpPort: http, queuePort: queue, cordoned: cordoned, lineage: lineage)
     }
 }
 

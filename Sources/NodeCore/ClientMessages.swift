@@ -216,6 +216,11 @@ public enum ClientResponse: Sendable {
 
     public var encoded: [UInt8] {
         var writer = ByteWriter()
+        encode(into: &writer)
+        return writer.bytes
+    }
+
+    func encode(into writer: inout ByteWriter) {
         switch self {
         case .success(let bytes):
             writer.u8(0)
@@ -224,7 +229,6 @@ public enum ClientResponse: Sendable {
             writer.u8(1)
             error.encode(into: &writer)
         }
-        return writer.bytes
     }
 
     public init(decoding bytes: [UInt8]) throws(WireError) {

@@ -100,7 +100,11 @@ struct CommandPaths: Sendable {
     var inFlight: [CommandKey: InFlight] = [:]
     /// Commands for the next entry.
     var proposals: [ClientCommand] = []
-    var proposalKeys: Set<CommandKey> = []
+    /// About how many bytes they will take.
+    var proposedWeight = 0
+    var entryOpenedAt = MonotonicTime.zero
+    /// So much is proposed however many entries are on their way.
+    static let gatheredLimit = 256 << 10
     /// By arrival.
     var parked: [UInt64: Parked] = [:]
     var parkedKeys: [CommandKey: UInt64] = [:]
@@ -215,7 +219,7 @@ struct CommandPaths: Sendable {
     mutating func stopLeading() {
         inFlight = [:]
         proposals = []
-        proposalKeys = []
+        proposedWeight = 0
         parked = [:]
         parkedKeys = [:]
         tubeWaiters = [:]
@@ -353,7 +357,7 @@ extension NodeCore {
             }
             tickIfDue()
             propose()
-        } else if let leader = raft?.leader, let member = membership.member(leader) {
+        } else if let leader = raft?.leader, let address = membership.address(of: leader) {
             for id in unsent {
                 guard let owned = paths.owned[id] else { continue }
                 paths.owned[id]?.mayBeLogged = true
@@ -362,12 +366,12 @@ extension NodeCore {
                 var command = owned.command
                 // A time-out counts from when the command was asked, however often it is sent.
                 if let until = owned.waitUntil { command.wait = max(.zero, until - now) }
-                var writer = ByteWriter(capacity: 128)
+                var writer = ByteWriter(capacity: 64 + command.command.weight)
                 writer.u64(id)
                 command.encode(into: &writer)
-                effects.append(.peerFrame(.forward, writer.bytes, to: leader, address: member.address))
+                effects.append(.peerFrame(.forward, writer.bytes, to: leader, address: address))
             }
-            sendReads(to: leader, at: member.address)
+            sendReads(to: leader, at: address)
         } else {
             paths.unsent = unsent
         }
@@ -377,7 +381,7 @@ extension NodeCore {
     private mutating func sweep() {
         if now >= paths.nextParkedDeadline { endWaits() }
         guard now >= paths.nextSweep else { return }
-        paths.nextSweep = now + CommandPaths.resendAfter / 2
+        var next = now + CommandPaths.resendAfter / 2
         let leads = raft?.isLeader ?? false
         let leaderless = paths.leaderlessSince.map { now - $0 >= CommandPaths.leaderPatience } ?? false
         let waiting = Set(paths.unsent)
@@ -391,6 +395,8 @@ extension NodeCore {
                 let key = CommandKey(owned.command)
                 if leads && (paths.inFlight[key] != nil || paths.parkedKeys[key] != nil) { continue }
                 paths.unsent.append(id)
+            } else if owned.mayBeLogged, owned.resendAt > now {
+                next = min(next, owned.resendAt)
             }
         }
         for (id, read) in paths.reads.sorted(by: { $0.key < $1.key }) {
@@ -401,11 +407,14 @@ extension NodeCore {
                 case .local(let local): effects.append(.localReadReady(local, noLeader))
                 case .peer: break
                 }
-            } else if leads, read.index == nil, now - read.askedAt >= CommandPaths.resendAfter, now >= read.resendAt {
+            } else if leads, read.index == nil, now >= read.resendAt {
                 paths.reads[id]?.resendAt = now + CommandPaths.resendAfter
                 raftInput(.readIndex(context: id))
+            } else if read.index == nil, read.resendAt > now {
+                next = min(next, read.resendAt)
             }
         }
+        paths.nextSweep = next
         paths.unsent.sort()
     }
 
@@ -425,7 +434,7 @@ extension NodeCore {
             paths.inFlight[key] = flying
             return
         }
-        if let parkID = paths.parkedKeys[key] {
+        if !paths.parkedKeys.isEmpty, let parkID = paths.parkedKeys[key] {
             if !(paths.parked[parkID]?.origins.contains(origin) ?? true) {
                 paths.parked[parkID]?.origins.append(origin)
             }
@@ -455,10 +464,10 @@ extension NodeCore {
     }
 
     private mutating func enqueue(_ command: ClientCommand, origins: [LeaderOrigin], waitUntil: MonotonicTime?) {
-        let key = CommandKey(command)
-        guard paths.proposalKeys.insert(key).inserted else { return }
-        paths.inFlight[key] = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
+        let flying = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
+        guard paths.inFlight.updateValue(flying, forKey: CommandKey(command)) == nil else { return }
         paths.proposals.append(command)
+        paths.proposedWeight += command.command.weight
     }
 
     /// True if the command would get nothing now, as far as is known here.
@@ -479,6 +488,7 @@ extension NodeCore {
     }
 
     private mutating func grant(_ jobs: [NewJob]) {
+        guard !paths.tubeWaiters.isEmpty else { return }
         var byTube: [String: Int] = [:]
         for job in jobs where job.delayMilliseconds == 0 { byTube[job.tube, default: 0] += 1 }
         for (tube, count) in byTube.sorted(by: { $0.key < $1.key }) { wake(\.tubeWaiters, tube, count) }
@@ -548,10 +558,11 @@ extension NodeCore {
     }
 
     private mutating func propose() {
-        guard !paths.proposals.isEmpty else { return }
+        guard !paths.proposals.isEmpty, nextEntryAt <= now else { return }
+        paths.proposedWeight = 0
+        paths.entryOpenedAt = now
         let commands = paths.proposals
         paths.proposals = []
-        paths.proposalKeys = []
         let time = logTime()
         var start = 0
         while start < commands.count {
@@ -568,6 +579,19 @@ extension NodeCore {
             start = end
         }
     }
+
+    /// While an entry is on its way, commands gather for the next one. That leaves when the one before is committed or was
+    /// opened a while ago, or when much has gathered: where a round takes less than that, there is one entry at a time, and no
+    /// more messages, syncs and wake-ups than rounds; where the network is slow, nobody waits for it twice.
+    private var nextEntryAt: MonotonicTime {
+        guard let raft, raft.lastIndex > raft.commitIndex, paths.proposedWeight < CommandPaths.gatheredLimit else {
+            return .zero
+        }
+        return paths.entryOpenedAt + options.entryPause
+    }
+
+    /// When the commands that gather are proposed at the latest.
+    var nextProposal: MonotonicTime { paths.proposals.isEmpty ? .distantFuture : max(nextEntryAt, now) }
 
     /// One entry.
     private mutating func propose(_ batch: [ClientCommand], _ time: UInt64) {
@@ -605,7 +629,7 @@ extension NodeCore {
     mutating func commandApplied(_ applied: ReplicatedState.Applied) {
         let key = CommandKey(applied.command)
         noteTopics(applied.command.command)
-        guard let flying = paths.inFlight.removeValue(forKey: key) else { return }
+        guard !paths.inFlight.isEmpty, let flying = paths.inFlight.removeValue(forKey: key) else { return }
         if let until = flying.waitUntil, applied.command.wait != nil, applied.result.isEmptyHanded,
             !flying.origins.isEmpty
         {
@@ -637,7 +661,7 @@ extension NodeCore {
 
     private mutating func noteTopics(_ command: StateCommand) {
         switch command {
-        case .queue: changedTopics.insert(.queues)
+        case .queue: queuesChanged = true
         case .lease: changedTopics.insert(.elections)
         case .scheduling, .tick, .endSession: break
         }
@@ -657,11 +681,11 @@ extension NodeCore {
     }
 
     private mutating func sendForwarded(_ id: UInt64, _ response: ClientResponse, to peer: NodeID) {
-        guard let member = membership.member(peer) else { return }
+        guard let address = membership.address(of: peer) else { return }
         var writer = ByteWriter(capacity: 64)
         writer.u64(id)
-        writer.raw(response.encoded)
-        effects.append(.peerFrame(.forwarded, writer.bytes, to: peer, address: member.address))
+        response.encode(into: &writer)
+        effects.append(.peerFrame(.forwarded, writer.bytes, to: peer, address: address))
     }
 
     // MARK: - Between nodes
@@ -710,6 +734,7 @@ extension NodeCore {
                 serveReads()
             } else {
                 paths.reads[id]?.resendAt = now + .milliseconds(50)
+                paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
             }
         case .forwardAdmin: try receiveAdmin(id, &reader, from: from)
         default: break
@@ -722,7 +747,10 @@ extension NodeCore {
         let context = paths.takeID()
         paths.reads[context] = CommandPaths.Read(origin: origin, askedAt: now)
         paths.nextSweep = min(paths.nextSweep, now + CommandPaths.resendAfter)
-        if raft?.isLeader ?? false { raftInput(.readIndex(context: context)) }
+        if raft?.isLeader ?? false {
+            paths.reads[context]?.resendAt = now + CommandPaths.resendAfter
+            raftInput(.readIndex(context: context))
+        }
     }
 
     /// Asks the leader for the reads that were not asked yet, or not answered.

@@ -35,4 +35,6 @@ public enum FrameKind: UInt8, Sendable, CaseIterable {
     case forwardAdmin = 49
     /// The origin of a forwarded command does not wait for it any more.
     case forwardCancel = 50
+    /// To a node that asks for votes although it was removed by order.
+    case removed = 51
 }

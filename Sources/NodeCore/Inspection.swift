@@ -91,6 +91,7 @@ package struct StateReplica: Sendable {
         _ = state.leases.takeChanged()
         _ = state.scheduling.takeChanged()
         _ = state.scheduling.takeChangedGathers()
+        _ = state.scheduling.takeForgotten()
         return applied.enumerated().map { place, item in
             Applied(
                 command: item.command, result: item.result, isReplay: item.isReplay, index: entry.index, place: place)

@@ -25,10 +25,14 @@ public struct NodeOptions: Sendable {
     /// A snapshot is made after this many applied entries, or this many bytes of them.
     public var snapshotEntries = 50_000
     public var snapshotBytes = 64 << 20
+    /// A leader opens a new entry of commands this long after the one before, if that one is not committed yet.
+    public var entryPause = TimeSpan.milliseconds(2)
     /// Voters that a cluster of fewer than five members, and of five or more, shall have.
     public var voterTargets = (small: 3, large: 5)
     /// A learner that has kept up this long becomes a voter, if one is wanted.
     public var promotionDelay = TimeSpan.seconds(5)
+    /// A voter that has been dead for so long is replaced by a learner that has kept up; at most one in this time.
+    public var deadVoterGrace = TimeSpan.seconds(300)
 
     public init(
         cluster: String, id: NodeID, name: String, address: SocketAddress, tags: [String: String] = [:], expect: Int,
@@ -55,8 +59,13 @@ public struct NodeRecovery: Sendable {
     public var promise: BootstrapPromise?
     /// The data of `log.snapshot`, if there is one.
     public var state: [UInt8]?
+    /// The history of the cluster that the log is part of.
+    public var lineage: Lineage
 
-    public init(log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?) {
+    public init(
+        log: RecoveredLog, isVirgin: Bool, promise: BootstrapPromise?, state: [UInt8]?, lineage: Lineage = .original
+    ) {
+        self.lineage = lineage
         self.log = log
         self.isVirgin = isVirgin
         self.promise = promise
@@ -90,8 +99,10 @@ public struct NodeCore: Sendable {
     var paths: CommandPaths
     var reconciler = Reconciler()
 
-    /// The group id in Raft's envelopes; one group for now.
-    let group: UInt64 = 1
+    /// The history of the cluster that this node takes part in; the group id in Raft's envelopes.
+    public private(set) var lineage: Lineage
+    /// The one that a node without a cluster is about to join, until it is on disk.
+    private var adopting: Lineage?
     /// The founding entry that is being written.
     var founding: RecoveredLog?
     var standing: Standing
@@ -105,6 +116,7 @@ public struct NodeCore: Sendable {
     private(set) var shutdown: Shutdown?
     private var lastAssignments: [PodRecord] = []
     var storageFailure: String?
+    private(set) var isFenced = false
 
     struct Shutdown: Sendable {
         var deadline: MonotonicTime
@@ -118,11 +130,12 @@ public struct NodeCore: Sendable {
     {
         self.options = options
         self.now = now
+        lineage = recovery.lineage
         var generator = seed
         standing = Standing(
             state: recovery.hasNeverBelonged ? .virgin : .member, expect: UInt8(clamping: options.expect),
             httpPort: options.httpPort,
-            queuePort: options.queuePort)
+            queuePort: options.queuePort, lineage: recovery.lineage)
         membership = Membership(
             options: options.membership, id: options.id, name: options.name, address: options.address,
             tags: options.tags,
@@ -152,6 +165,7 @@ public struct NodeCore: Sendable {
 
     public mutating func handle(_ input: NodeInput, now time: MonotonicTime) {
         now = max(now, time)
+        nextDeadline = now
         switch input {
         case .timer:
             membership.handle(.timer, now: now)
@@ -169,6 +183,9 @@ public struct NodeCore: Sendable {
         case .persisted(let ticket): raftInput(.persisted(ticket: ticket))
         case .founded: foundingIsDurable()
         case .promisePersisted: bootstrap?.persisted(now: now)
+        case .lineagePersisted:
+            if raft == nil, let adopted = adopting { lineage = adopted }
+            adopting = nil
         case .storageFailed(let why):
             storageFailure = why
             effects.append(.log(.error, "the disk failed: \(why); this node writes nothing more"))
@@ -212,8 +229,11 @@ public struct NodeCore: Sendable {
             switch kind {
             case .raft:
                 let envelope = try RaftEnvelope(decoding: payload)
-                guard envelope.group == group, envelope.to == options.id, envelope.from == from, founding == nil else {
-                    return
+                guard envelope.to == options.id, envelope.from == from, founding == nil,
+                    belongs(to: Lineage(rawValue: envelope.group))
+                else { return }
+                if state.scheduling.isRetired(from), !(raft?.configuration.members.contains(from) ?? false) {
+                    return refuse(removed: from)
                 }
                 if raft == nil { joinThroughRaft() }
                 raftInput(.message(from: envelope.from, envelope.message))
@@ -227,6 +247,7 @@ public struct NodeCore: Sendable {
                 }
             case .forward, .forwarded, .forwardCancel, .readIndex, .readIndexReply, .forwardAdmin:
                 try receivePath(kind, payload, from: from)
+            case .removed: wasRemoved(by: from)
             case .hello, .welcome, .refused, .request, .response, .item, .end, .cancel, .dial, .listen, .incoming,
                 .accept,
                 .connected, .bootstrapPromise, .goodbye:
@@ -237,7 +258,47 @@ public struct NodeCore: Sendable {
         }
     }
 
+    /// Another member says that this node was removed by order, and has applied the log that far.
+    private mutating func wasRemoved(by member: NodeID) {
+        guard raft != nil, now >= reconciler.leavingUntil else { return }
+        fence(
+            CoterieError(
+                .notAllowed, "this node was removed from the cluster, as \(displayName(member)) says",
+                hint: "to join again as a new node, start it with an empty data directory"))
+    }
+
+    /// This node's data have no place in the cluster any more: the driver ends the process.
+    mutating func fence(_ why: CoterieError) {
+        guard !isFenced else { return }
+        isFenced = true
+        effects.append(.fenced(why))
+    }
+
     // MARK: - Founding and joining
+
+    /// True if messages of that history are for this node. One that belongs to none yet joins it, as soon as that is on disk:
+    /// what it will have stored afterwards must never be taken for part of another history.
+    private mutating func belongs(to other: Lineage) -> Bool {
+        guard other != lineage else { return adopting == nil }
+        if raft == nil, adopting == nil {
+            adopting = other
+            effects.append(.persistLineage(other))
+        }
+        return false
+    }
+
+    /// A member of a later history of this cluster: what this node has was given up when the cluster was recovered.
+    private mutating func compareHistory(with member: Member) {
+        guard raft != nil, member.state.isPresent, let other = Standing(decoding: member.meta), other.state == .member,
+            other.lineage.epoch > lineage.epoch
+        else { return }
+        fence(
+            CoterieError(
+                .notAllowed,
+                "the cluster \(options.cluster) was recovered or restored without this node: \(member.name) is at epoch "
+                    + "\(other.lineage.epoch), and the data here are of epoch \(lineage.epoch)",
+                hint: "to join as a new node, start it with an empty data directory"))
+    }
 
     private mutating func joinThroughRaft() {
         raft = Raft(
@@ -281,9 +342,12 @@ public struct NodeCore: Sendable {
     private mutating func updateStanding() {
         let isMember = raft.map { $0.lastIndex > 0 || $0.snapshot.index > 0 || $0.recovery != nil } ?? false
         let cordoned = state.scheduling.isCordoned(options.id)
-        guard standing.state != (isMember ? .member : .virgin) || standing.cordoned != cordoned else { return }
-        standing.state = isMember ? .member : .virgin
-        standing.cordoned = cordoned
+        var current = standing
+        current.state = isMember ? .member : .virgin
+        current.cordoned = cordoned
+        current.lineage = lineage
+        guard current != standing else { return }
+        standing = current
         membership.handle(.update(tags: options.tags, meta: standing.encoded), now: now)
     }
 
@@ -305,14 +369,20 @@ public struct NodeCore: Sendable {
         maybeMakeSnapshot()
         advanceShutdown()
         publishChanges()
+        nextDeadline = reckonDeadline()
         defer { effects.removeAll(keepingCapacity: true) }
         return effects
     }
 
-    public var nextDeadline: MonotonicTime {
+    /// When `.timer` is wanted next; at once while inputs wait for ``takeEffects()``. Stored, for a driver that asked a node
+    /// would copy it.
+    public private(set) var nextDeadline = MonotonicTime.zero
+
+    private func reckonDeadline() -> MonotonicTime {
         var deadline = min(membership.nextDeadline, raft?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, bootstrap?.nextDeadline ?? .distantFuture)
         deadline = min(deadline, paths.nextDeadline, reconciler.nextDeadline)
+        deadline = min(deadline, nextProposal)
         if let due = nextTick { deadline = min(deadline, due) }
         if podsChanged, let since = leaderSince {
             deadline = min(deadline, max(now + .milliseconds(20), since + .milliseconds(200)))
@@ -335,6 +405,7 @@ public struct NodeCore: Sendable {
 
     private mutating func memberEvent(_ event: MemberEvent) {
         reconciler.memberChanged(event, now: now)
+        compareHistory(with: event.member)
         changedTopics.insert(.members)
         let kind: String? =
             switch event.kind {
@@ -400,9 +471,9 @@ public struct NodeCore: Sendable {
 
     private mutating func sendRaft(_ message: RaftMessage, to: NodeID) {
         // An address comes from gossip; without one the message is lost, which Raft bears.
-        guard let member = membership.member(to) else { return }
-        let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: message)
-        effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: member.address))
+        guard let address = membership.address(of: to) else { return }
+        let envelope = RaftEnvelope(group: lineage.rawValue, from: options.id, to: to, message: message)
+        effects.append(.peerFrame(.raft, envelope.encoded, to: to, address: address))
     }
 
     private mutating func leaderChanged(to leader: NodeID?, term: UInt64) {
@@ -471,16 +542,19 @@ public struct NodeCore: Sendable {
         else { return }
         isMakingSnapshot = true
         appliedBytes = 0
-        effects.append(.makeSnapshot(metadata, state: state.encoded))
+        effects.append(.makeSnapshot(metadata, StateImage(state)))
     }
 
     // MARK: - Changes that others want to hear of
 
     var lastTickAt: UInt64 = .max
     var changedTopics: Set<ChangeTopic> = []
+    /// ``changedTopics`` will contain `.queues`: noted for each command, so it costs no more than this.
+    var queuesChanged = false
     var podsChanged = true
 
     private mutating func publishChanges() {
+        for node in state.scheduling.takeForgotten() { membership.handle(.forget(node), now: now) }
         let pods = state.scheduling.takeChanged()
         if !pods.isEmpty {
             changedTopics.insert(.pods)
@@ -504,6 +578,10 @@ public struct NodeCore: Sendable {
                 effects.append(.assignments(assigned))
             }
         }
+        if queuesChanged {
+            queuesChanged = false
+            changedTopics.insert(.queues)
+        }
         if !changedTopics.isEmpty {
             effects.append(.changed(changedTopics))
             changedTopics = []
@@ -524,6 +602,15 @@ public struct NodeCore: Sendable {
             "node": pod?.node.map { .string(displayName($0)) } ?? .null,
         ]
         effects.append(.event(NodeEvent(kind: "pod.change", subject: subject)))
+    }
+
+    /// The other voters that gossip knows to be there.
+    public var livingVoters: [(id: NodeID, address: SocketAddress)] {
+        guard let raft else { return [] }
+        return raft.configuration.voters.compactMap { voter in
+            guard voter != options.id, let member = membership.member(voter), member.state == .alive else { return nil }
+            return (voter, member.address)
+        }
     }
 
     /// A node's name as gossip knows it, else its id.

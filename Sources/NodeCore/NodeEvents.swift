@@ -43,6 +43,7 @@ public enum NodeInput: Sendable {
     /// The founding entry is on stable storage.
     case founded
     case promisePersisted
+    case lineagePersisted
     case storageFailed(String)
     case snapshotStored(SnapshotMetadata)
     /// The snapshot to be made could not be stored (full disk): tried again later.
@@ -78,7 +79,9 @@ public enum NodeEffect: Sendable {
     case found(PersistRequest)
     /// Keep the promise durably, or forget it; answered by `.promisePersisted`.
     case persistPromise(BootstrapPromise?)
-    case makeSnapshot(SnapshotMetadata, state: [UInt8])
+    /// Keep durably which history of the cluster the log is part of; answered by `.lineagePersisted`.
+    case persistLineage(Lineage)
+    case makeSnapshot(SnapshotMetadata, StateImage)
     case sendSnapshot(SnapshotSend)
     case storeSnapshotChunk(InstallSnapshot)
     case respond(RequestID, ClientResponse)
@@ -94,6 +97,8 @@ public enum NodeEffect: Sendable {
     case log(LogLevel, String)
     /// Leadership is handed over and the leave is gossiped: the process may end.
     case stopped
+    /// This node's data have no place in the cluster any more: end the process with this failure.
+    case fenced(CoterieError)
 }
 
 /// What kind of documents changed.

@@ -11,17 +11,31 @@ struct Reconciler: Sendable {
     static let interval = TimeSpan.milliseconds(250)
     /// A member that says nothing for so long after it was declared dead has lost its pods for good.
     static let podGrace = TimeSpan.milliseconds(500)
+    /// A voter or learner that has not answered the leader for so long is out of its reach.
+    static let contactPatience = TimeSpan.seconds(1)
+    /// How long an order to remove a node may take; less than what the node that forwarded it waits.
+    static let removalPatience = TimeSpan.milliseconds(4_500)
+
+    struct Removal: Sendable {
+        var origin: NodeCore.AdminOrigin
+        var node: NodeID
+        var deadline: MonotonicTime
+    }
 
     /// Members that are down, and since when.
     var downSince: [NodeID: MonotonicTime] = [:]
     /// Pods of these were cleared since they went down.
     var cleared: Set<NodeID> = []
-    /// Taken out of the configuration by an operator: not taken in again by this leader while they stay.
-    var removed: Set<NodeID> = []
+    /// Orders to remove a node that wait until it is out of the configuration for good.
+    var removals: [Removal] = []
+    /// When this leader last removed a voter because it was dead.
+    var lastRemoval: MonotonicTime?
     /// Since when a learner has been close to the end of the log.
     var keptUpSince: [NodeID: MonotonicTime] = [:]
     var forwardedOrders: [UInt64: (RequestID, deadline: MonotonicTime)] = [:]
-    var leaving = false
+    /// This node was ordered to leave: until then it is no news that it was removed.
+    var leavingUntil = MonotonicTime.zero
+    var tellRemovedAfter = MonotonicTime.zero
     /// Pods of ended gathers whose deletion is in the log: not proposed twice.
     var clearedRoots: [String] = []
     var nextRun = MonotonicTime.zero
@@ -46,7 +60,8 @@ struct Reconciler: Sendable {
 extension NodeCore {
     /// Runs at most every ``Reconciler/interval``, and at once when something changed.
     mutating func reconcile() {
-        let hasPending = podsChanged || !changedTopics.isDisjoint(with: [.pods, .members])
+        let hasPending =
+            podsChanged || !reconciler.removals.isEmpty || !changedTopics.isDisjoint(with: [.pods, .members])
         guard now >= reconciler.nextRun || hasPending else { return }
         reconciler.nextRun = now + Reconciler.interval
         for (id, order) in reconciler.forwardedOrders.sorted(by: { $0.key < $1.key }) where order.deadline <= now {
@@ -56,9 +71,11 @@ extension NodeCore {
                     order.0,
                     .failure(CoterieError(.outcomeUnknown, "the leader did not answer: the outcome is unknown"))))
         }
+        endRemovals()
         guard let raft, raft.isReady else {
             reconciler.proposedBindings = [:]
             reconciler.keptUpSince = [:]
+            reconciler.lastRemoval = nil
             return
         }
         reconcileVoters()
@@ -71,49 +88,144 @@ extension NodeCore {
 
     private mutating func reconcileVoters() {
         guard let raft, !raft.isChangingConfiguration else { return }
+        let plan = voterPlan(raft)
+        guard let step = plan.next else { return }
+        guard case .success = self.raft?.proposeConfiguration(voters: step.voters, learners: step.learners, now: now)
+        else { return }
+        func names(_ ids: [NodeID]) -> String { ids.map(displayName).joined(separator: " and ") }
+        let text: String
+        switch step.kind {
+        case .remove(let node): text = "\(displayName(node)) was removed and leaves the voters and learners"
+        case .prune(let node): text = "the learner \(displayName(node)) is gone and no longer kept"
+        case .admit(let node): text = "\(displayName(node)) becomes a learner"
+        case .promote(let nodes): text = "\(names(nodes)) shall vote"
+        case .replace(let gone, let heir, let atOnce):
+            let why = atOnce ? "runs with a new data directory" : "is dead"
+            text = "the voter \(displayName(gone)) (\(gone)) \(why): \(displayName(heir)) takes its place"
+            if !atOnce { reconciler.lastRemoval = now }
+        case .demote(let nodes):
+            text = "\(names(nodes)) are dead and vote no longer"
+            reconciler.lastRemoval = now
+        }
+        effects.append(.log(.info, text))
+    }
+
+    /// What this leader knows of voters, learners and newcomers at this moment.
+    private mutating func voterPlan(_ raft: Raft) -> VoterPlan {
         let configuration = raft.configuration
-        let alive = membership.members.filter { $0.state == .alive }
-        // Newcomers first come to know the log without a vote.
-        let newcomers = alive.filter {
-            !configuration.members.contains($0.id) && !reconciler.removed.contains($0.id)
-                && Standing(decoding: $0.meta) != nil
-        }
-        if let newcomer = newcomers.map(\.id).min() {
-            let learners = configuration.learners + [newcomer]
-            if case .success = self.raft?.proposeConfiguration(
-                voters: configuration.voters, learners: learners, now: now)
-            {
-                effects.append(.log(.info, "\(displayName(newcomer)) becomes a learner"))
+        var plan = VoterPlan(configuration: configuration)
+        plan.retired = state.scheduling.retired.sorted()
+        let members = membership.members
+        let alive = members.filter { $0.state == .alive }
+        let known = Set(configuration.members)
+        plan.newcomers = alive.filter { !known.contains($0.id) && mayJoin($0) }.map(\.id).sorted()
+        plan.target = alive.count >= 5 ? options.voterTargets.large : options.voterTargets.small
+        plan.minimum = members.compactMap { Standing(decoding: $0.meta).map { Int($0.expect) } }.max() ?? 1
+        plan.mayRemoveDead = reconciler.lastRemoval.map { now - $0 >= options.deadVoterGrace } ?? true
+        (plan.inContact, plan.absent) = contacts(raft)
+        for id in configuration.members where id != options.id {
+            let member = membership.member(id)
+            let isGone = plan.absent.contains(id)
+            if member == nil, reconciler.downSince[id] == nil { reconciler.downSince[id] = now }
+            let isOverdue = reconciler.downSince[id].map { now - $0 >= options.deadVoterGrace } ?? false
+            if isGone && isOverdue {
+                if configuration.isLearner(id) { plan.goneLearners.insert(id) }
+                // Who said good-bye comes back: only `leave` and `remove` take its vote (DESIGN 3.1).
+                if member?.state != .left { plan.dead.insert(id) }
             }
-            return
+            if let member, !plan.inContact.contains(id),
+                alive.contains(where: { $0.id != id && $0.address == member.address })
+            {
+                plan.supplanted.insert(id)
+            }
         }
-        let target = alive.count >= 5 ? options.voterTargets.large : options.voterTargets.small
-        guard configuration.voters.count < target, !configuration.learners.isEmpty else { return }
-        var best: NodeID?
         for learner in configuration.learners {
-            guard membership.member(learner)?.state == .alive, let match = raft.matchIndex(of: learner),
-                match + 256 >= raft.commitIndex
+            guard membership.member(learner)?.state == .alive, plan.inContact.contains(learner),
+                let match = raft.matchIndex(of: learner), match + 256 >= raft.commitIndex
             else {
                 reconciler.keptUpSince[learner] = nil
                 continue
             }
             let since = reconciler.keptUpSince[learner] ?? now
             reconciler.keptUpSince[learner] = since
-            if now - since >= options.promotionDelay, best.map({ learner < $0 }) ?? true { best = learner }
+            if now - since >= options.promotionDelay { plan.caughtUp.append(learner) }
         }
-        // Voters stay odd: with an even number one more failure is not survived, one more node must agree.
-        guard let best, configuration.voters.count % 2 == 0 || configuration.learners.count >= 2 else { return }
-        var voters = configuration.voters + [best]
-        if voters.count % 2 == 0,
-            let second = configuration.learners.filter({ reconciler.hasKeptUp($0, options, now) && $0 != best }).min()
-        {
-            voters.append(second)
+        return plan
+    }
+
+    /// Those in the configuration that this leader has heard lately, itself included, and those that gossip thinks gone.
+    private func contacts(_ raft: Raft) -> (heard: Set<NodeID>, absent: Set<NodeID>) {
+        var heard = Set(raft.peersHeard(since: now - Reconciler.contactPatience))
+        heard.insert(options.id)
+        var absent: Set<NodeID> = []
+        for id in raft.configuration.members where !(membership.member(id)?.state.isPresent ?? false) {
+            absent.insert(id)
         }
-        guard voters.count % 2 == 1 else { return }
-        let learners = configuration.learners.filter { !voters.contains($0) }
-        if case .success = self.raft?.proposeConfiguration(voters: voters, learners: learners, now: now) {
-            effects.append(.log(.info, "\(voters.map(displayName).joined(separator: ", ")) shall vote"))
+        return (heard, absent)
+    }
+
+    private func mayJoin(_ member: Member) -> Bool {
+        guard !state.scheduling.isRetired(member.id), let standing = Standing(decoding: member.meta) else {
+            return false
         }
+        return standing.state == .virgin || standing.lineage == lineage
+    }
+
+    // MARK: - Removal by order
+
+    /// At the leader: first the log remembers that the node was removed, whoever leads next; then it leaves the configuration.
+    mutating func remove(_ node: NodeID, prune: Bool, _ origin: AdminOrigin) {
+        if let refusal = refusal(toRemove: node, prune: prune) { return reply(origin, .failure(refusal)) }
+        submit(.scheduling(.retire(node, forget: prune)), wait: nil, origin: .own)
+        reconciler.removals.append(
+            Reconciler.Removal(origin: origin, node: node, deadline: now + Reconciler.removalPatience))
+        reconciler.nextRun = now
+    }
+
+    private func refusal(toRemove node: NodeID, prune: Bool) -> CoterieError? {
+        guard let raft else { return nil }
+        if prune, membership.member(node)?.state.isPresent ?? false {
+            return CoterieError(
+                .conflict, "\(displayName(node)) is running and can not be forgotten",
+                hint: "stop it first, or remove it without --prune")
+        }
+        let left = raft.configuration.voters.filter { $0 != node }
+        if left.isEmpty { return CoterieError(.conflict, "\(displayName(node)) is the only voter") }
+        guard raft.configuration.isVoter(node) else { return nil }
+        var plan = VoterPlan(configuration: raft.configuration)
+        (plan.inContact, plan.absent) = contacts(raft)
+        guard plan.canDecide(left) else {
+            let there = left.count { plan.inContact.contains($0) && !plan.absent.contains($0) }
+            return CoterieError(
+                .conflict,
+                "without \(displayName(node)) only \(there) of \(left.count) voters could be reached, and nothing decided",
+                hint: "bring another voter back, or remove one that is dead")
+        }
+        return nil
+    }
+
+    private mutating func endRemovals() {
+        guard !reconciler.removals.isEmpty else { return }
+        let waiting = reconciler.removals
+        reconciler.removals = []
+        for removal in waiting {
+            let isOut = raft.map { !$0.configuration.members.contains(removal.node) && !$0.isChangingConfiguration }
+            if isOut ?? false, state.scheduling.isRetired(removal.node) {
+                reply(removal.origin, .success(JSONValue.object([.init("done", true)]).utf8))
+            } else if now >= removal.deadline {
+                let why = "the removal of \(displayName(removal.node)) is not done yet: the outcome is unknown"
+                reply(removal.origin, .failure(CoterieError(.outcomeUnknown, why, hint: "see: coterie status")))
+            } else {
+                reconciler.removals.append(removal)
+            }
+        }
+    }
+
+    /// Whoever was removed and does not know it is told, when it next asks for votes.
+    mutating func refuse(removed node: NodeID) {
+        guard let member = membership.member(node), now >= reconciler.tellRemovedAfter else { return }
+        reconciler.tellRemovedAfter = now + .milliseconds(200)
+        effects.append(.peerFrame(.removed, [], to: node, address: member.address))
     }
 
     // MARK: - Pods
@@ -140,7 +252,8 @@ extension NodeCore {
         guard !open.isEmpty else { return }
         let nodes = membership.members.map { member in
             NodeView(
-                id: member.id, name: member.name, tags: member.tags, isCordoned: state.scheduling.isCordoned(member.id),
+                id: member.id, name: member.name, tags: member.tags,
+                isCordoned: state.scheduling.isCordoned(member.id) || state.scheduling.isRetired(member.id),
                 podCount: state.scheduling.pods(on: member.id).count, isAlive: member.state == .alive)
         }
         let placed = Placement.place(
@@ -177,11 +290,5 @@ extension NodeCore {
             submit(
                 .scheduling(.finishGather(id: gather.id, state: .failed, progress: progress)), wait: nil, origin: .own)
         }
-    }
-}
-
-extension Reconciler {
-    func hasKeptUp(_ id: NodeID, _ options: NodeOptions, _ now: MonotonicTime) -> Bool {
-        keptUpSince[id].map { now - $0 >= options.promotionDelay } ?? false
     }
 }

@@ -16,7 +16,7 @@ struct LogPayload: Sendable {
     var commands: [ClientCommand]
 
     var encoded: [UInt8] {
-        var writer = ByteWriter(capacity: 256)
+        var writer = ByteWriter(capacity: commands.reduce(32) { $0 + $1.command.weight })
         writer.u8(LogPayload.version)
         writer.varint(milliseconds)
         writer.count(commands.count)
@@ -163,6 +163,17 @@ struct ReplicatedState: Sendable {
         scheduling = try SchedulingMachine(decoding: &reader)
         try reader.finish()
     }
+}
+
+/// The replicated state as it was at one moment. To take it costs nothing, for the state's collections are shared until one of
+/// them changes; ``encoded`` costs time in proportion to the state, and any thread may pay it: a loop that did would be silent
+/// for as long (700 000 jobs: 0.3 s, and the leader is deposed).
+public struct StateImage: Sendable {
+    private let state: ReplicatedState
+    init(_ state: ReplicatedState) { self.state = state }
+
+    /// The bytes of a snapshot's state.
+    public var encoded: [UInt8] { state.encoded }
 }
 
 extension StateResult {

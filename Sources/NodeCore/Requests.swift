@@ -161,6 +161,11 @@ extension NodeCore {
         return .object(members)
     }
 
+    /// Of the name, for a cluster that was never recovered.
+    private var clusterID: String {
+        hexadecimal(lineage == .original ? stableHash(options.cluster) : lineage.rawValue)
+    }
+
     private var statusDocument: JSONValue {
         var counts: [MemberState: Int] = [:]
         for member in membership.members { counts[member.state, default: 0] += 1 }
@@ -169,7 +174,9 @@ extension NodeCore {
         let configuration = raft?.configuration
         func names(_ ids: [NodeID]?) -> JSONValue { .array((ids ?? []).map { .string(displayName($0)) }) }
         return [
-            "cluster": ["name": .string(options.cluster), "id": .string(hexadecimal(stableHash(options.cluster)))],
+            "cluster": [
+                "name": .string(options.cluster), "id": .string(clusterID), "epoch": JSONValue(lineage.epoch),
+            ],
             "node": [
                 "id": .string(options.id.description), "name": .string(options.name),
                 "address": .string(options.address.description),
@@ -255,7 +262,7 @@ extension NodeCore {
         case peer(NodeID, UInt64)
     }
 
-    private mutating func reply(_ origin: AdminOrigin, _ response: ClientResponse) {
+    mutating func reply(_ origin: AdminOrigin, _ response: ClientResponse) {
         switch origin {
         case .request(let id): effects.append(.respond(id, response))
         case .peer(let peer, let id):
@@ -279,7 +286,7 @@ extension NodeCore {
         case "leave":
             // Out of the voters first, by the leader; then the driver is told to stop.
             guard case .request(let id) = origin else { return }
-            reconciler.leaving = true
+            reconciler.leavingUntil = now + .seconds(30)
             var remove: [JSONValue.Member] = [.init("verb", "remove"), .init("node", .string(options.id.description))]
             remove.append(.init("self", true))
             admin(.object(remove), origin: .request(id))
@@ -296,15 +303,30 @@ extension NodeCore {
         }
     }
 
-    private func memberID(_ name: String) -> NodeID? {
-        membership.members.first { $0.name == name || $0.id.description == name }?.id
-            ?? raft?.configuration.members.first { $0.description == name }
+    /// Which of two members of one name is meant: one whose data directory was emptied leaves its name to the next one.
+    private enum Namesake { case present, toRemove, toForget }
+
+    private func memberID(_ name: String, _ namesake: Namesake = .present) -> NodeID? {
+        let configured = raft?.configuration.members ?? []
+        if let id = configured.first(where: { $0.description == name }) { return id }
+        func rank(_ member: Member) -> Int {
+            let (isThere, isConfigured) = (member.state.isPresent, configured.contains(member.id))
+            return switch namesake {
+            case .present: (isThere ? 0 : 2) + (isConfigured ? 0 : 1)
+            case .toRemove: (isConfigured ? 0 : 2) + (isThere ? 1 : 0)
+            case .toForget: (isThere ? 2 : 0) + (isConfigured ? 0 : 1)
+            }
+        }
+        let named = membership.members.filter { $0.name == name || $0.id.description == name }
+        return named.min { (rank($0), $0.id) < (rank($1), $1.id) }?.id
     }
 
     private mutating func orderAtLeader(_ verb: String, _ order: JSONValue, _ origin: AdminOrigin) {
         let done = ClientResponse.success(JSONValue.object([.init("done", true)]).utf8)
         let name = order["node"]?.stringValue
-        let node = name.flatMap(memberID)
+        let namesake: Namesake =
+            verb != "remove" ? .present : order["prune"] == .bool(true) ? .toForget : .toRemove
+        let node = name.flatMap { memberID($0, namesake) }
         if let name, node == nil {
             return reply(origin, .failure(CoterieError(.notFound, "there is no member \(name)")))
         }
@@ -319,21 +341,10 @@ extension NodeCore {
             guard let node, let configuration = raft?.configuration else {
                 return reply(origin, .failure(CoterieError(.badInput, "remove needs a node")))
             }
-            let voters = configuration.voters.filter { $0 != node }
-            let learners = configuration.learners.filter { $0 != node }
-            guard voters.count + learners.count < configuration.voters.count + configuration.learners.count else {
+            if !configuration.members.contains(node), state.scheduling.isRetired(node), order["prune"] != .bool(true) {
                 return reply(origin, done)
             }
-            guard !voters.isEmpty else {
-                return reply(origin, .failure(CoterieError(.conflict, "\(displayName(node)) is the only voter")))
-            }
-            switch raft?.proposeConfiguration(voters: voters, learners: learners, now: now) {
-            case .success, nil:
-                reconciler.removed.insert(node)
-                reply(origin, done)
-            case .failure(let error):
-                reply(origin, .failure(CoterieError(.conflict, "\(error)", hint: "try again in a moment")))
-            }
+            remove(node, prune: order["prune"] == .bool(true), origin)
         default: reply(origin, .failure(CoterieError(.badInput, "unknown order \(verb)")))
         }
     }
@@ -407,7 +418,8 @@ extension NodeCore {
     /// A chunk of a snapshot on its way to a follower; nil if that one's address is not known.
     public func snapshotFrame(_ chunk: InstallSnapshot, to: NodeID) -> NodeEffect? {
         guard let member = membership.member(to) else { return nil }
-        let envelope = RaftEnvelope(group: group, from: options.id, to: to, message: .installSnapshot(chunk))
+        let envelope = RaftEnvelope(
+            group: lineage.rawValue, from: options.id, to: to, message: .installSnapshot(chunk))
         return .peerFrame(.raft, envelope.encoded, to: to, address: member.address)
     }
 }

@@ -31,6 +31,29 @@ struct SessionTable: Sendable {
         /// Of all replies.
         var bytes = 0
 
+        mutating func record(
+            _ sequence: UInt64, _ firstOutstanding: UInt64, _ reply: [UInt8], _ milliseconds: UInt64
+        ) {
+            lastUsed = milliseconds
+            if firstOutstanding > self.firstOutstanding {
+                self.firstOutstanding = firstOutstanding
+                forgetFirst(replies.partitioningIndex { $0.sequence >= firstOutstanding })
+            }
+            let position = replies.partitioningIndex { $0.sequence >= sequence }
+            replies.insert((sequence, reply), at: position)
+            bytes += reply.count
+            var excess = max(0, replies.count - SessionTable.outstandingLimit)
+            var left = bytes - replies.prefix(excess).reduce(0) { $0 + $1.reply.count }
+            while left > SessionTable.replyBytesLimit, excess < replies.count - 1 {
+                left -= replies[excess].reply.count
+                excess += 1
+            }
+            if excess > 0 {
+                self.firstOutstanding = replies[excess - 1].sequence + 1
+                forgetFirst(excess)
+            }
+        }
+
         mutating func forgetFirst(_ count: Int) {
             for item in replies.prefix(count) { bytes -= item.reply.count }
             replies.removeFirst(count)
@@ -59,26 +82,9 @@ struct SessionTable: Sendable {
             if sessions.count >= SessionTable.sessionLimit { evictOldest() }
             sessions[id] = Session(firstOutstanding: firstOutstanding, lastUsed: milliseconds, replies: [])
         }
-        guard var session = sessions.removeValue(forKey: id) else { return }
-        session.lastUsed = milliseconds
-        if firstOutstanding > session.firstOutstanding {
-            session.firstOutstanding = firstOutstanding
-            session.forgetFirst(session.replies.partitioningIndex { $0.sequence >= firstOutstanding })
-        }
-        let position = session.replies.partitioningIndex { $0.sequence >= sequence }
-        session.replies.insert((sequence, reply), at: position)
-        session.bytes += reply.count
-        var excess = max(0, session.replies.count - SessionTable.outstandingLimit)
-        var bytes = session.bytes - session.replies.prefix(excess).reduce(0) { $0 + $1.reply.count }
-        while bytes > SessionTable.replyBytesLimit, excess < session.replies.count - 1 {
-            bytes -= session.replies[excess].reply.count
-            excess += 1
-        }
-        if excess > 0 {
-            session.firstOutstanding = session.replies[excess - 1].sequence + 1
-            session.forgetFirst(excess)
-        }
-        sessions[id] = session
+        // In place: a session that is taken out and put back costs two more looks at the table.
+        guard let index = sessions.index(forKey: id) else { return }
+        sessions.values[index].record(sequence, firstOutstanding, reply, milliseconds)
     }
 
     /// Forgets the session's replies. That it has ended is remembered for a while: a copy of one of its commands that was

@@ -156,6 +156,12 @@ public struct QueueMachine: Sendable {
         guard jobs.count <= QueueLimits.batch else {
             return .refused(.tooLarge, "a put has at most \(QueueLimits.batch) jobs")
         }
+        // The usual put, of one job without limits, without the tables that a batch needs.
+        if jobs.count == 1, let index = tubeIndex[jobs[0].tube], let limit = tubeTable[index]?.plainJobSize,
+            UInt64(jobs[0].body.count) <= limit, jobs[0].key == nil
+        {
+            return nil
+        }
         var added: [String: (jobs: UInt64, bytes: UInt64, keys: Set<String>)] = [:]
         for job in jobs {
             let tube = tubeIndex[job.tube].flatMap { tubeTable[$0] }

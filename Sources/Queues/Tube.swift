@@ -25,6 +25,9 @@ struct Tube: Sendable {
     /// In the machine's list of tubes in which something became reservable.
     var isReadied = false
 
+    /// The largest job that is taken whatever else the tube holds; nil if the tube has limits of jobs or bytes.
+    var plainJobSize: UInt64? { settings.maxJobs > 0 || settings.maxBytes > 0 ? nil : settings.jobSize }
+
     struct TakenKey: Sendable, Hashable {
         var id: UInt64
         /// End of the dedupe window, in log time, once the job is gone; nil while it exists.

@@ -150,6 +150,10 @@ extension SchedulingCommand {
         case .drain(let node):
             writer.u8(15)
             writer.nodeID(node)
+        case .retire(let node, let forget):
+            writer.u8(16)
+            writer.nodeID(node)
+            writer.bool(forget)
         }
     }
 
@@ -195,6 +199,7 @@ extension SchedulingCommand {
         case 13: self = .forgetGather(id: try reader.string(max: Limits.nameBytes))
         case 14: self = .cordon(try reader.nodeID(), try reader.bool())
         case 15: self = .drain(try reader.nodeID())
+        case 16: self = .retire(try reader.nodeID(), forget: try reader.bool())
         default: throw .invalid(at: at, what: "scheduling command")
         }
     }
@@ -316,7 +321,8 @@ extension GatherRecord {
 }
 
 extension SchedulingMachine {
-    public static let version: UInt8 = 1
+    /// 2 since removed nodes are remembered; 1 is read as well.
+    public static let version: UInt8 = 2
 
     public func encode(into writer: inout ByteWriter) {
         writer.u8(SchedulingMachine.version)
@@ -329,12 +335,15 @@ extension SchedulingMachine {
         for gather in gathers { gather.encode(into: &writer) }
         writer.count(cordoned.count)
         for node in cordoned.sorted() { writer.nodeID(node) }
+        writer.count(retired.count)
+        for node in retired { writer.nodeID(node) }
     }
 
     public init(decoding reader: inout ByteReader) throws(WireError) {
         self.init()
         let start = reader.position
-        guard try reader.u8() == SchedulingMachine.version else {
+        let version = try reader.u8()
+        guard (1...SchedulingMachine.version).contains(version) else {
             throw .invalid(at: start, what: "version of scheduling")
         }
         lastUID = try reader.varint()
@@ -361,6 +370,10 @@ extension SchedulingMachine {
         }
         for _ in 0..<(try reader.count(max: SchedulingLimits.cordons, itemBytes: 16)) {
             cordoned.insert(try reader.nodeID())
+        }
+        guard version >= 2 else { return }
+        for _ in 0..<(try reader.count(max: SchedulingLimits.retired, itemBytes: 16)) {
+            retired.append(try reader.nodeID())
         }
     }
 }

@@ -24,10 +24,13 @@ public struct SchedulingMachine: Sendable {
     var byNode: [NodeID: Set<String>] = [:]
     var gatherTable: [String: GatherRecord] = [:]
     public internal(set) var cordoned: Set<NodeID> = []
+    /// Nodes that were removed by order, oldest first.
+    public internal(set) var retired: [NodeID] = []
     var lastUID: UInt64 = 0
     var specBytes = 0
     private var changed: Set<String> = []
     private var changedGathers: Set<String> = []
+    private var forgotten: [NodeID] = []
 
     public init() {}
 
@@ -81,7 +84,14 @@ public struct SchedulingMachine: Sendable {
         return changedGathers.sorted()
     }
 
+    /// Nodes that were retired since the last call, and shall be forgotten as members too. Not part of the replicated state.
+    public mutating func takeForgotten() -> [NodeID] {
+        defer { forgotten = [] }
+        return forgotten
+    }
+
     public func isCordoned(_ node: NodeID) -> Bool { cordoned.contains(node) }
+    public func isRetired(_ node: NodeID) -> Bool { retired.contains(node) }
 
     // MARK: - Commands
 
@@ -140,6 +150,7 @@ public struct SchedulingMachine: Sendable {
                 change(record.name) { $0.moving = true }
             }
             return .done
+        case .retire(let node, let forget): return retire(node, forget: forget)
         }
     }
 
@@ -260,7 +271,9 @@ public struct SchedulingMachine: Sendable {
             record.isUnbound
         else { return }
         // Cordoned after the scheduler decided. The generation tells it that this binding came to nothing.
-        guard !cordoned.contains(binding.node) else { return change(binding.name) { $0.generation += 1 } }
+        guard !cordoned.contains(binding.node), !isRetired(binding.node) else {
+            return change(binding.name) { $0.generation += 1 }
+        }
         change(binding.name) {
             $0.node = binding.node
             $0.pendingReasons = []
@@ -369,6 +382,16 @@ public struct SchedulingMachine: Sendable {
             return .refused(
                 .busy, "\(SchedulingLimits.cordons) nodes are cordoned, which is the most there may be", hint: nil)
         }
+        return .done
+    }
+
+    private mutating func retire(_ node: NodeID, forget: Bool) -> SchedulingResult {
+        if forget { forgotten.append(node) }
+        guard !isRetired(node) else { return .unchanged }
+        for record in pods(on: node) { lose(record) }
+        // The oldest are the least likely to come back.
+        if retired.count >= SchedulingLimits.retired { retired.removeFirst() }
+        retired.append(node)
         return .done
     }
 

@@ -11,6 +11,8 @@ public enum SchedulingLimits {
     /// Ended gathers that are kept for people to look at; the oldest are forgotten.
     public static let endedGathers = 1_000
     public static let cordons = 10_000
+    /// Nodes removed by order that are remembered.
+    public static let retired = 1_024
     /// Pods, bindings or reports in one command.
     public static let batch = 10_000
     /// Reasons why one pod waits.
@@ -200,6 +202,9 @@ public enum SchedulingCommand: Hashable, Sendable {
     case cordon(NodeID, Bool)
     /// Cordons the node, and has its pods stopped there and placed elsewhere.
     case drain(NodeID)
+    /// The node was removed from the cluster by order: it gets no pods, loses those it has, and is never taken in again under
+    /// this id. `forget`: members that are gone are forgotten by gossip too.
+    case retire(NodeID, forget: Bool)
 }
 
 public enum SchedulingResult: Hashable, Sendable {

@@ -88,22 +88,34 @@ public final class TLSSession {
             try shakeHands()
             guard isEstablished else { return [] }
         }
-        guard !isClosed, BIO_ctrl_pending(input) > 0 || SSL_has_pending(ssl) == 1 else { return [] }
-        var plain: [UInt8] = []
+        guard !isClosed, hasMore else { return [] }
         var result: Int32 = 1
-        // A record holds at most 16 KiB of plain text; part of one may lie inside OpenSSL, so what is in the BIO tells no bound.
-        withUnsafeTemporaryAllocation(byteCount: 16_384, alignment: 16) { buffer in
-            while true {
+        // Nearly always enough: plain text is shorter than its cipher text. But part of a record may lie inside OpenSSL, so
+        // that what is in the BIO tells no bound.
+        var plain = [UInt8](unsafeUninitializedCapacity: max(BIO_ctrl_pending(input), 1_024)) { buffer, count in
+            while count < buffer.count, hasMore {
                 var n = 0
-                result = SSL_read_ex(ssl, buffer.baseAddress, buffer.count, &n)
+                result = SSL_read_ex(ssl, buffer.baseAddress.map { $0 + count }, buffer.count - count, &n)
                 guard result == 1 else { return }
-                if plain.isEmpty { plain.reserveCapacity(max(n, Int(BIO_ctrl_pending(input)))) }
-                plain.append(contentsOf: UnsafeRawBufferPointer(rebasing: buffer[..<n]))
+                count += n
             }
         }
-        try classify(result)
+        if result == 1, hasMore {
+            withUnsafeTemporaryAllocation(byteCount: 16_384, alignment: 16) { buffer in
+                while hasMore {
+                    var n = 0
+                    result = SSL_read_ex(ssl, buffer.baseAddress, buffer.count, &n)
+                    guard result == 1 else { return }
+                    plain.append(contentsOf: UnsafeRawBufferPointer(rebasing: buffer[..<n]))
+                }
+            }
+        }
+        if result != 1 { try classify(result) }
         return plain
     }
+
+    /// A call that would find nothing costs as much as one that does.
+    private var hasMore: Bool { BIO_ctrl_pending(input) > 0 || SSL_has_pending(ssl) == 1 }
 
     private func shakeHands() throws(SecurityError) {
         let result = SSL_do_handshake(ssl)

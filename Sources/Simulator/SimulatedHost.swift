@@ -78,6 +78,8 @@ final class SimulatedHost {
     var isUp: Bool { core != nil }
     /// The machine answers for its dead process: connections are refused. False when it is off.
     var isPowered = true
+    /// Died for good.
+    var isLost = false
     /// Counts starts: what was under way in an earlier life has no effect in this one.
     private(set) var life = 0
     var pausedUntil = MonotonicTime.zero

@@ -37,6 +37,7 @@ final class SimulatedStorage {
         case maintain
         case found(PersistRequest)
         case promise(BootstrapPromise?)
+        case lineage(Lineage)
         case makeSnapshot(SnapshotMetadata, [UInt8])
         case readSnapshot(SnapshotSend)
         case storeChunk(InstallSnapshot)
@@ -104,7 +105,10 @@ final class SimulatedStorage {
         let isVirgin =
             newest == nil && log.entries.isEmpty && log.hardState.term == 0 && log.base == .zero && log.recovery == nil
         let storage = SimulatedStorage(disks, journal: opened.journal, store: store, chunkBytes: chunkBytes)
-        return (storage, NodeRecovery(log: log, isVirgin: isVirgin, promise: promise, state: state))
+        let lineage = try readLineage(disks.promises)
+        return (
+            storage, NodeRecovery(log: log, isVirgin: isVirgin, promise: promise, state: state, lineage: lineage)
+        )
     }
 
     private init(_ disks: MachineDisks, journal: Journal, store: SnapshotStore, chunkBytes: Int) {
@@ -129,6 +133,7 @@ final class SimulatedStorage {
 
     func found(_ request: PersistRequest) { submit(.found(request), on: .writer) }
     func persistPromise(_ promise: BootstrapPromise?) { submit(.promise(promise), on: .writer) }
+    func persistLineage(_ lineage: Lineage) { submit(.lineage(lineage), on: .writer) }
     func makeSnapshot(_ metadata: SnapshotMetadata, _ state: [UInt8]) {
         submit(.makeSnapshot(metadata, state), on: .snapshotter)
     }
@@ -211,6 +216,15 @@ final class SimulatedStorage {
                 hasFailed = true
                 return [.input(.storageFailed("\(error)"))]
             }
+        case .lineage(let lineage):
+            do throws(DiskError) {
+                try SimulatedStorage.replace(
+                    SimulatedStorage.lineageName, String(lineage.rawValue).utf8.map { $0 }, disks.promises)
+                return [.input(.lineagePersisted)]
+            } catch {
+                hasFailed = true
+                return [.input(.storageFailed("\(error)"))]
+            }
         case .makeSnapshot(let metadata, let state):
             return [.input(save(metadata, state) ? .snapshotStored(metadata) : .snapshotFailed)]
         case .readSnapshot(let send):
@@ -258,9 +272,9 @@ final class SimulatedStorage {
         where isRunning[thread.rawValue] {
             guard let work = queues[thread.rawValue].first else { continue }
             let stop = 1 + Int(generator.next() % 5)
-            if case .promise = work {
-                disks.promises.stopAfter = disks.promises.operations + stop
-            } else {
+            switch work {
+            case .promise, .lineage: disks.promises.stopAfter = disks.promises.operations + stop
+            case .persist, .maintain, .found, .makeSnapshot, .readSnapshot, .storeChunk:
                 disk.stopAfter = disk.operations + stop
             }
             _ = perform(work)
@@ -270,23 +284,37 @@ final class SimulatedStorage {
     // MARK: - Promise
 
     private static let promiseName = "promise"
+    private static let lineageName = "lineage"
+
+    private static func readLineage(_ disk: SimulatedDisk) throws -> Lineage {
+        guard let bytes = disk.contents(lineageName) else { return .original }
+        guard let value = UInt64(String(decoding: bytes, as: UTF8.self)) else {
+            throw Violation("a crash damaged the lineage")
+        }
+        return Lineage(rawValue: value)
+    }
 
     private static func writePromise(_ promise: BootstrapPromise?, _ disk: SimulatedDisk) throws(DiskError) {
         guard let promise else {
             try disk.remove(promiseName)
             return try disk.syncDirectory()
         }
-        let temporary = promiseName + ".new"
+        try replace(promiseName, promise.encoded, disk)
+    }
+
+    /// As `writeFileDurably` does.
+    private static func replace(_ name: String, _ bytes: [UInt8], _ disk: SimulatedDisk) throws(DiskError) {
+        let temporary = name + ".new"
         let file = try disk.open(temporary, .create)
         do throws(DiskError) {
-            try write(promise.encoded, to: file, on: disk)
+            try write(bytes, to: file, on: disk)
             try disk.sync(file)
         } catch {
             disk.close(file)
             throw error
         }
         disk.close(file)
-        try disk.rename(temporary, to: promiseName)
+        try disk.rename(temporary, to: name)
         try disk.syncDirectory()
     }
 

@@ -11,7 +11,10 @@ struct Probe {
 
 extension World {
     /// How many voters a cluster of so many nodes settles on.
-    var expectedVoters: Int { hosts.count >= 5 ? 5 : hosts.count >= 3 ? 3 : 1 }
+    var expectedVoters: Int {
+        let count = present.count
+        return count >= 5 ? 5 : count >= 3 ? 3 : 1
+    }
 
     func poll() throws {
         if stage > .chaos { removeRetired() }
@@ -51,10 +54,14 @@ extension World {
         guard leader.configuration.voters.count == expectedVoters, !leader.configuration.isJoint else {
             return "\(leader.configuration.voters.count) voters instead of \(expectedVoters)"
         }
+        if figures.losses < settings.losses { return "\(figures.losses) of \(settings.losses) voters have died" }
+        if let gone = hosts.first(where: { $0.isLost && leader.configuration.members.contains($0.id) }) {
+            return "node \(gone.index) is dead and still a member"
+        }
         if leader.configuration.members.contains(where: { index(of: $0) == nil }) {
             return "a node that is gone is a member"
         }
-        for host in hosts {
+        for host in present {
             if host.isMarkedDamaged { return "node \(host.index) does not have again what it lost" }
             guard let core = host.core, let raft = core.raft else { return "node \(host.index) has not joined" }
             if raft.leader != leaders[0].id {
@@ -65,7 +72,9 @@ extension World {
                 return "node \(host.index) applied \(core.appliedIndex) of \(leader.lastIndex)"
             }
             let alive = core.membership.members.filter { $0.state == .alive }.count
-            if alive != hosts.count { return "node \(host.index) knows \(alive) of \(hosts.count) members as alive" }
+            if alive != present.count {
+                return "node \(host.index) knows \(alive) of \(present.count) members as alive"
+            }
             if !core.softState.isQuiet { return "node \(host.index) still holds \(core.softState)" }
             if core.softState.owned > 0 {
                 return "node \(host.index) still has \(core.softState.owned) commands of its own"

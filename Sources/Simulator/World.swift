@@ -106,6 +106,7 @@ public final class World {
         public var podsBound = 0
         public var digestsCompared = 0
         public var replays = 0
+        public var losses = 0
         /// Damage done to disks, starts that began with something to make good, nodes whose data were gone.
         public var damages = 0
         public var recoveries = 0
@@ -136,6 +137,7 @@ public final class World {
             a.podsBound += b.podsBound
             a.digestsCompared += b.digestsCompared
             a.replays += b.replays
+            a.losses += b.losses
             a.damages += b.damages
             a.recoveries += b.recoveries
             a.wipes += b.wipes
@@ -178,6 +180,7 @@ public final class World {
         if settings.partitions, generator.chance(0.3) { split() }
         schedule(after: .milliseconds(Int64(200 + generator.next() % 800)), .fault)
         schedule(after: settings.chaos, .peace)
+        planLosses()
     }
 
     /// Runs to the end. Throws a ``Violation`` that names the seed.
@@ -244,7 +247,7 @@ public final class World {
 
     private func handle(_ event: Event) throws {
         switch event {
-        case .start(let i): if !hosts[i].isUp { try start(i) }
+        case .start(let i): if !hosts[i].isUp, !hosts[i].isLost { try start(i) }
         case .flush(let i, let life):
             guard hosts[i].life == life, !postponed(i, event) else { return }
             hosts[i].isFlushScheduled = false
@@ -356,6 +359,7 @@ public final class World {
             startCounter: UInt64(life), version: "1")
         if settings.quickGossip { options.membership = .quick }
         options.snapshotEntries = settings.snapshotEntries
+        options.deadVoterGrace = settings.deadVoterGrace
         options.promotionDelay = .milliseconds(Int64(200 + generator.next() % 1_000))
         options.raft.maxAppendEntries = [1, 3, 64, 4_096][Int(generator.next() % 4)]
         options.raft.maxInflightMessages = [1, 2, 32, 256][Int(generator.next() % 4)]
@@ -374,7 +378,10 @@ public final class World {
             text: "start \(i) life \(life) \(recovery.log.hardState.term) \(recovery.log.entries.count)")
         try oracle.started(host, recovery)
         // The first node is the seed of all; another one at random makes up for it being down.
-        let seeds = [0, Int(generator.next() % UInt64(hosts.count))].filter { $0 != i }.map { hosts[$0].address }
+        var known = [0, Int(generator.next() % UInt64(hosts.count))]
+        // Where nodes die for good, every node is told of every other: those that are left must find each other.
+        if settings.losses > 0 { known = Array(hosts.indices) }
+        let seeds = known.filter { $0 != i }.map { hosts[$0].address }
         feed(i, .join(seeds))
     }
 
@@ -448,9 +455,10 @@ public final class World {
             try checkPromises(of: request, by: host)
             host.storage?.found(request)
         case .persistPromise(let promise): host.storage?.persistPromise(promise)
-        case .makeSnapshot(let metadata, let state):
-            try oracle.snapshotMade(metadata, state, by: i)
-            host.storage?.makeSnapshot(metadata, state)
+        case .persistLineage(let lineage): host.storage?.persistLineage(lineage)
+        case .makeSnapshot(let metadata, let image):
+            try oracle.snapshotMade(metadata, image.encoded, by: i)
+            host.storage?.makeSnapshot(metadata, image.encoded)
         case .sendSnapshot(let send): host.storage?.readSnapshot(send)
         case .storeSnapshotChunk(let chunk): host.storage?.storeChunk(chunk)
         case .respond(let id, let response): try respond(id, response, from: i)
@@ -465,6 +473,7 @@ public final class World {
             // A node reports as an error what can not happen between sound nodes; a failed disk is our own doing.
             if level == .error, !text.hasPrefix("the disk failed") { throw Violation("node \(i) logs: \(text)") }
         case .stopped: stopped(i)
+        case .fenced(let why): throw Violation("node \(i) has no place in its cluster: \(why)")
         }
     }
 

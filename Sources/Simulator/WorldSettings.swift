@@ -34,6 +34,11 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
     public var damage = Damage.none
     /// Hand-overs and stops by SIGTERM.
     public var orders = true
+    /// Voters that die for good, each after the one before was replaced.
+    public var losses = 0
+    /// So many of them are not waited for.
+    public var lossesTogether = 1
+    public var deadVoterGrace = TimeSpan.seconds(300)
     /// Bytes of a snapshot in one message.
     public var chunkBytes: Int
     public var snapshotEntries: Int

@@ -34,12 +34,7 @@ public final class FrameLink {
     }
 
     public func send(kind: UInt8, channel: UInt32 = 0, payload: [UInt8] = []) {
-        var writer = ByteWriter(capacity: Frame.headerBytes)
-        writer.u32(UInt32(payload.count + 5))
-        writer.u8(kind)
-        writer.u32(channel)
-        stream.write(writer.bytes)
-        stream.write(payload)
+        stream.write(frame: kind, channel, payload)
     }
 
     public func close() {

@@ -56,9 +56,30 @@ public final class SecureStream {
 
     /// Queues bytes; they leave when this turn of the loop ends, or at once when much has gathered. Ignored after
     /// ``shutdown()``.
+    public func write(_ bytes: [UInt8]) {
+        guard !closed, !saidAll else { return }
+        outgoing.append(contentsOf: bytes)
+        scheduleFlush()
+    }
+
     public func write(_ bytes: some Collection<UInt8>) {
         guard !closed, !saidAll else { return }
         outgoing.append(contentsOf: bytes)
+        scheduleFlush()
+    }
+
+    /// The same for one ``Wire/Frame``.
+    func write(frame kind: UInt8, _ channel: UInt32, _ payload: [UInt8]) {
+        guard !closed, !saidAll else { return }
+        let length = UInt32(payload.count + 5)
+        for shift in [UInt32(0), 8, 16, 24] { outgoing.append(UInt8(truncatingIfNeeded: length >> shift)) }
+        outgoing.append(kind)
+        for shift in [UInt32(0), 8, 16, 24] { outgoing.append(UInt8(truncatingIfNeeded: channel >> shift)) }
+        outgoing.append(contentsOf: payload)
+        scheduleFlush()
+    }
+
+    private func scheduleFlush() {
         if outgoing.count >= 256 << 10 {
             flush()
         } else if !flushScheduled {

@@ -49,23 +49,27 @@ public struct ByteReader: Sendable {
         }
     }
 
-    public mutating func u16() throws(WireError) -> UInt16 { UInt16(truncatingIfNeeded: try fixed(2)) }
-    public mutating func u32() throws(WireError) -> UInt32 { UInt32(truncatingIfNeeded: try fixed(4)) }
-    public mutating func u64() throws(WireError) -> UInt64 { try fixed(8) }
-    public mutating func i64() throws(WireError) -> Int64 { Int64(bitPattern: try fixed(8)) }
-    public mutating func f64() throws(WireError) -> Double { Double(bitPattern: try fixed(8)) }
+    public mutating func u16() throws(WireError) -> UInt16 { try fixed(UInt16.self) }
+    public mutating func u32() throws(WireError) -> UInt32 { try fixed(UInt32.self) }
+    public mutating func u64() throws(WireError) -> UInt64 { try fixed(UInt64.self) }
+    public mutating func i64() throws(WireError) -> Int64 { Int64(bitPattern: try fixed(UInt64.self)) }
+    public mutating func f64() throws(WireError) -> Double { Double(bitPattern: try fixed(UInt64.self)) }
 
-    private mutating func fixed(_ count: Int) throws(WireError) -> UInt64 {
-        guard remaining >= count else { throw .truncated(at: position) }
-        var value: UInt64 = 0
-        for i in 0..<count { value |= UInt64(bytes[cursor + i]) << UInt64(8 * i) }
-        cursor += count
-        return value
+    @inline(__always)
+    private mutating func fixed<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type) throws(WireError) -> T {
+        guard remaining >= MemoryLayout<T>.size else { throw .truncated(at: position) }
+        let offset = position
+        cursor += MemoryLayout<T>.size
+        return T(littleEndian: bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: T.self) })
     }
 
     /// LEB128, at most ten bytes, shortest form only.
     public mutating func varint() throws(WireError) -> UInt64 {
         let at = position
+        if remaining > 0, bytes[cursor] < 0x80 {
+            defer { cursor += 1 }
+            return UInt64(bytes[cursor])
+        }
         var value: UInt64 = 0
         var shift: UInt64 = 0
         while true {
@@ -112,9 +116,12 @@ public struct ByteReader: Sendable {
     /// Varint length, then UTF-8, validated.
     public mutating func string(max limit: Int) throws(WireError) -> String {
         let at = position
-        guard let text = String(validating: try slice(max: limit), as: UTF8.self) else {
-            throw .invalid(at: at, what: "UTF-8")
+        let slice = try slice(max: limit)
+        // Names are short and plain: those need no second look.
+        if slice.allSatisfy({ $0 < 0x80 }) {
+            return slice.withUnsafeBufferPointer { String(decoding: $0, as: UTF8.self) }
         }
+        guard let text = String(validating: slice, as: UTF8.self) else { throw .invalid(at: at, what: "UTF-8") }
         return text
     }
 

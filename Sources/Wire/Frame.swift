@@ -56,6 +56,14 @@ public struct FrameDecoder: Sendable {
         buffer.append(contentsOf: bytes)
     }
 
+    public mutating func feed(_ bytes: ArraySlice<UInt8>) {
+        if start > 0 && (start == buffer.count || start >= 65_536) {
+            buffer.removeFirst(start)
+            start = 0
+        }
+        buffer.append(contentsOf: bytes)
+    }
+
     /// Gives up framing: the bytes that follow the last frame, when the connection goes on as a raw stream.
     public mutating func takePending() -> [UInt8] {
         defer {

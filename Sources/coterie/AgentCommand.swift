@@ -37,16 +37,20 @@ struct AgentCommand: ParsableCommand {
     @Option(help: "The data directory.") var data: String?
     @Option(help: "HOST:PORT of the console and its API, or off (default off).") var http: String?
     @Option(help: "HOST:PORT or unix:PATH of the queue protocol, or off (default off).") var queue: String?
+    @Option(help: "Whom a queue port on loopback serves: owner (the agent's user, and root; default) or any.")
+    var queueUsers: String?
     @Option(help: "KEY=VALUE that pods can select nodes by; may be repeated.") var tag: [String] = []
     @Option(help: "How pods are held: auto, namespaces, oci or none.") var sandbox: String?
     @Option(help: "debug, info, warning or error (default info).") var logLevel: String?
+    @Option(help: "How long a voter is dead before a learner takes its place (default 5m).") var deadVoterGrace: String?
 
     static let keys: [String: ValueKind] = [
         "name": .string, "bind": .string, "advertise": .string, "join": .strings, "expect": .integer,
         "cluster": .string, "data": .string,
-        "http": .string, "queue": .string, "tag": .strings, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)),
+        "http": .string, "queue": .string, "queue-users": .choice(AgentOptions.QueueUsers.allCases.map(\.rawValue)),
+        "tag": .strings, "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)),
         "key": .string,
-        "log-level": .choice(["debug", "info", "warning", "error"]),
+        "log-level": .choice(["debug", "info", "warning", "error"]), "dead-voter-grace": .duration,
     ]
 
     func run() throws {
@@ -91,6 +95,12 @@ struct AgentCommand: ParsableCommand {
         if let (queue, origin) = text("queue", queue), queue != "off" {
             options.queue = .at(try resolveAddress(queue, for: origin))
         }
+        if let (users, origin) = text("queue-users", queueUsers) {
+            guard let known = AgentOptions.QueueUsers(rawValue: users) else {
+                throw CoterieError(.badInput, "\(origin) \(users): unknown", hint: "owner or any")
+            }
+            options.queueUsers = known
+        }
         let tags = settings.texts("tag", flags: tag, variable: "COTERIE_TAG")
         options.tags = try parsePairs(tags.values, for: tags.origin)
         guard options.tags.count <= Limits.tags,
@@ -112,6 +122,13 @@ struct AgentCommand: ParsableCommand {
                     .badInput, "\(origin) \(level): unknown level", hint: "debug, info, warning or error")
             }
             options.logLevel = level
+        }
+        if let (text, origin) = text("dead-voter-grace", deadVoterGrace) {
+            // Gossip forgets its dead after a day.
+            guard let span = TimeSpan(text: text), span >= .seconds(1), span <= .seconds(86_400) else {
+                throw CoterieError(.badInput, "\(origin) \(text): from 1s to 24h are possible", hint: "use 90s or 5m")
+            }
+            options.deadVoterGrace = span
         }
         options.keyFile = Invocation.options.keyFile ?? settings.text("key", flag: nil, variable: nil)?.value
         return options
@@ -158,6 +175,7 @@ enum AgentRun {
                 if signals > 0 { agent.stop {} }
             }
             for watcher in watchers { watcher.close() }
+            if let failure = agent.failure { throw failure }
         }
     }
 

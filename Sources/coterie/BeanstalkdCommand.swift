@@ -30,6 +30,8 @@ struct BeanstalkdCommand: ParsableCommand {
         var options = AgentOptions(name: hostName(), bind: .loopback(port: 0), dataDirectory: data, programs: .found)
         options.version = programVersion
         options.queue = .at(try resolveAddress(text, for: "-l"))
+        // As beanstalkd: whoever can connect.
+        options.queueUsers = .any
         options.logLevel = verbose > 0 ? "debug" : "warning"
         raiseDescriptorLimit()
         try AgentRun.run(options)

@@ -14,7 +14,7 @@ struct LeaveCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "leave", abstract: "Take a node out of the cluster for good and stop it.",
         discussion:
-            "The node that is asked is the one that leaves: name it.\n\ncoterie leave --address unix:/var/lib/coterie/agent.sock"
+            "The node that is asked is the one that leaves: name it. It can only come back as a new node, with an empty data directory.\n\ncoterie leave --address unix:/var/lib/coterie/agent.sock"
     )
 
     func run() throws {
@@ -36,10 +36,16 @@ struct LeaveCommand: ParsableCommand {
 struct RemoveCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "remove", abstract: "Take a node out of the voters and learners.",
-        discussion: "For a node that will not come back.\n\ncoterie remove node3")
+        discussion: """
+            For a node that will not come back: it is never taken in again under its id, whoever leads. If it still runs, its agent \
+            ends. A learner that has kept up takes a voter's place in the same step. Refused where the voters that would be left \
+            could decide nothing. Answered when it is done.
+
+            coterie remove node3
+            """)
 
     @Argument(help: "The node's name or id.") var node: String
-    @Flag(help: "Also forget it as a member.") var prune = false
+    @Flag(help: "Also forget it as a member; only if it does not run.") var prune = false
 
     func run() throws {
         let (node, prune) = (node, prune)

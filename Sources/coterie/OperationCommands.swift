@@ -227,39 +227,6 @@ private func notBuilt(_ what: String, hint: String? = nil) -> CoterieError {
     CoterieError(.failed, "\(what) is not built yet", hint: hint)
 }
 
-struct SnapshotGroup: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "snapshot", abstract: "Snapshots of the replicated state (not built yet).",
-        subcommands: [SnapshotSave.self, SnapshotRestore.self, SnapshotInspect.self])
-}
-
-struct SnapshotSave: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "save", abstract: "Not built yet.")
-    @Argument(help: "The file.") var file: String
-    func run() throws { throw notBuilt("snapshot save") }
-}
-
-struct SnapshotRestore: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "restore", abstract: "Not built yet.")
-    @Argument(help: "The file.") var file: String
-    func run() throws { throw notBuilt("snapshot restore") }
-}
-
-struct SnapshotInspect: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "inspect", abstract: "Not built yet.")
-    @Argument(help: "The file.") var file: String
-    func run() throws { throw notBuilt("snapshot inspect") }
-}
-
-struct RecoverCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "recover", abstract: "Make a new cluster of one surviving node (not built yet).",
-        discussion: "coterie recover --force-new-cluster --data /var/lib/coterie")
-    @Flag(help: "Give up what only the lost nodes knew.") var forceNewCluster = false
-    @Option(help: "The node's data directory.") var data: String?
-    func run() throws { throw notBuilt("recover", hint: "bring a majority of the voters back") }
-}
-
 struct ImageImport: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "import", abstract: "Not built yet.")
     @Argument(help: "The name and a directory or archive.") var words: [String] = []

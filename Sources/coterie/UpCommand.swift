@@ -24,14 +24,14 @@ struct UpCommand: ParsableCommand {
     @Option(help: "How many nodes (default 3).") var nodes: Int?
     @Option(help: "Where the nodes keep their data (default: a directory in /tmp that goes with the cluster).")
     var data: String?
-    @Option(help: "A YAML file with the keys nodes, data, cluster, sandbox, tag, http, queue, log-level.") var config:
-        String?
+    @Option(help: "A YAML file with the keys nodes, data, cluster, sandbox, tag, http, queue, queue-users, log-level.")
+    var config: String?
     @Flag(help: "Return once the cluster is ready.") var detach = false
 
     static let keys: [String: ValueKind] = [
         "nodes": .integer, "data": .string, "cluster": .string,
         "sandbox": .choice(SandboxMode.allCases.map(\.rawValue)), "tag": .strings,
-        "http": .choice(["on", "off"]), "queue": .choice(["on", "off"]),
+        "http": .choice(["on", "off"]), "queue": .choice(["on", "off"]), "queue-users": .choice(["owner", "any"]),
         "log-level": .choice(["debug", "info", "warning", "error"]),
     ]
 
@@ -47,7 +47,7 @@ struct UpCommand: ParsableCommand {
             let cluster = settings.text("cluster", flag: nil, variable: nil)?.value
             var plan = try UpPlan.make(
                 directory: directory, wanted: wanted, cluster: cluster, isTemporary: given == nil, detach: detach)
-            for key in ["sandbox", "log-level"] {
+            for key in ["sandbox", "log-level", "queue-users"] {
                 if let (value, _) = settings.text(key, flag: nil, variable: nil) { plan.extra += ["--\(key)", value] }
             }
             for tag in settings.texts("tag", flags: [], variable: nil).values { plan.extra += ["--tag", tag] }

@@ -30,6 +30,9 @@ extension Integration {
                 expect(
                     try await bench.run(["agent", "--bind", "nowhere", "--data", bench.directory + "/x"]), code: 2,
                     says: "nowhere")
+                expect(
+                    try await bench.run(["agent", "--dead-voter-grace", "10ms", "--data", bench.directory + "/x"]),
+                    code: 2, says: "--dead-voter-grace 10ms")
                 expect(try await bench.run(["status", "--timeout", "0"]), code: 2, says: "--timeout")
                 expect(try await bench.run(["scatter", "--leaf", "cat"], input: "x"), code: 2)
                 expect(

@@ -9,10 +9,12 @@ import Wire
 
 /// Runs the body with a cluster that is stopped and removed afterwards. When the body throws, the nodes' logs are printed.
 func withCluster(
-    _ count: Int, expect: Int? = nil, http: Bool = false, extra: [String] = [],
+    _ count: Int, expect: Int? = nil, http: Bool = false, extra: [String] = [], small: [Int: Int] = [:],
+    tracer: (@Sendable (Int) -> [String])? = nil,
     _ body: (TestCluster) async throws -> Void
 ) async throws {
-    let cluster = try await TestCluster.start(count, expect: expect, http: http, extra: extra)
+    let cluster = try await TestCluster.start(
+        count, expect: expect, http: http, extra: extra, small: small, tracer: tracer)
     do {
         try await body(cluster)
     } catch {

@@ -51,6 +51,34 @@ extension Integration {
             }
         }
 
+        @Test(
+            .enabled(if: Programs.isRoot, "another user's processes need root"),
+            arguments: [("owner", false), ("any", true)])
+        func anotherUserGetsNothingFromTheQueuePortUnlessAllMayUseIt(users: String, served: Bool) async throws {
+            try await withCluster(1, extra: ["--queue-users", users]) { cluster in
+                chmod(cluster.directory, 0o755)
+                let script = try cluster.file(
+                    "put.py",
+                    """
+                    import socket, sys
+                    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
+                    try:
+                        s.sendall(b"put 0 0 60 1\\r\\nx\\r\\n"); print("answer:", s.recv(100))
+                    except OSError as e: print("refused:", e)
+                    """)
+                chmod(script, 0o644)
+                let port = "\(cluster.nodes[0].queuePort)"
+                let own = try await cluster.run(program: "/usr/bin/python3", [script, port])
+                #expect(own.stdout.contains("INSERTED 1"), "\(own)")
+                let other = try await cluster.run(program: "/usr/bin/python3", [script, port], user: 65_534)
+                #expect(other.stdout.contains("INSERTED 2") == served, "\(other)")
+                #expect(served || other.stdout.contains("refused") || other.stdout.contains("answer: b''"), "\(other)")
+                let tubes = try await cluster.json(["queue", "list"])["tubes"]?.arrayValue
+                let ready = tubes?.first { $0["name"] == "default" }?["ready"]?.intValue
+                #expect(ready == (served ? 2 : 1))
+            }
+        }
+
         @Test func clientWithoutTheKeyIsRefusedInOneLine() async throws {
             try await withCluster(1) { cluster in
                 let address = cluster.nodes[0].address

@@ -492,6 +492,21 @@ import Testing
         #expect(Membership.naturalLogarithmCeiling(1_000) == 7)
     }
 
+    @Test func aMemberThatIsGoneIsForgottenOnDemandAndOldNewsDoNotBringItBack() {
+        var bench = bench(knowing: 3)
+        bench.feed(.forget(NodeID(high: 2, low: 1)))
+        #expect(bench.core.member(NodeID(high: 2, low: 1)) != nil, "it is alive")
+        bench.receive(from: 1, [.left(subject: 2, incarnation: 1)])
+        bench.effects = []
+        bench.feed(.forget(NodeID(high: 2, low: 1)))
+        #expect(bench.core.member(NodeID(high: 2, low: 1)) == nil)
+        #expect(bench.take().contains { if case .event(let event) = $0 { event.kind == .reaped } else { false } })
+        bench.receive(from: 1, [Bench.alive(2, 1)])
+        #expect(bench.core.member(NodeID(high: 2, low: 1)) == nil, "an echo of its former life")
+        bench.receive(from: 1, [Bench.alive(2, 2)])
+        #expect(bench.core.member(NodeID(high: 2, low: 1))?.state == .alive, "it came back")
+    }
+
     @Test func addressesThatCanNotBeDialledAreRefused() {
         var bench = Bench()
         let nowhere = Member(id: NodeID(high: 3, low: 1), name: "x", address: SocketAddress(host: .v4(0), port: 1))

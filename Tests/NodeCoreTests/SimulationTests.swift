@@ -108,6 +108,32 @@ import Testing
         }
     }
 
+    /// A voter dies for good, is replaced, then the next; clients lose nothing by it, and there are never fewer voters than K.
+    /// Two of five at once leave three that vote.
+    @Test(arguments: [(4, 1, 1), (6, 1, 1), (7, 2, 1), (5, 2, 2)])
+    func votersThatDieForGoodAreReplaced(nodes: Int, losses: Int, together: Int) throws {
+        for seed in 950..<950 + max(2, SimulationTests.seeds / 50) {
+            var settings = WorldSettings(seed: seed)
+            settings.nodes = nodes
+            settings.expect = 3
+            settings.founders = 3
+            settings.clients = 4
+            settings.losses = losses
+            settings.lossesTogether = together
+            settings.deadVoterGrace = .seconds(1)
+            settings.crashes = seed % 2 == 0
+            settings.partitions = seed % 3 == 0
+            settings.diskFaults = false
+            settings.orders = false
+            settings.quickGossip = true
+            settings.chaos = .seconds(5)
+            settings.patience = .seconds(60)
+            let world = World(seed: seed, settings: settings)
+            try world.run()
+            #expect(world.figures.losses == losses)
+        }
+    }
+
     /// Every size of cluster and every K forms, with and without further nodes, whoever starts first.
     @Test(arguments: [
         (1, 1, 1), (2, 1, 1), (3, 1, 1), (3, 3, 3), (4, 3, 3), (4, 3, 4), (5, 3, 5), (5, 5, 5), (6, 3, 5), (7, 5, 5),

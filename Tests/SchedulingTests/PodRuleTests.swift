@@ -1,6 +1,7 @@
 import Model
 import Scheduling
 import Testing
+import Wire
 
 @Suite struct PodRuleTests {
     typealias Fixture = SchedulingFixture
@@ -191,6 +192,43 @@ import Testing
         #expect(world.apply(.cordon(Fixture.node(1), false)) == .done)
         world.bind("a", to: 1)
         #expect(world.pod("a")?.node == Fixture.node(1))
+    }
+
+    @Test func aRetiredNodeLosesItsPodsAndGetsNoMore() throws {
+        var world = Fixture()
+        world.create("owned", owner: .pattern(kind: "WorkQueue", name: "q"))
+        world.bind("owned", to: 1)
+        #expect(world.apply(.retire(Fixture.node(1), forget: true)) == .done)
+        #expect(world.pod("owned")?.node == nil && world.pod("owned")?.generation == 2)
+        #expect(world.apply(.retire(Fixture.node(1), forget: false)) == .unchanged)
+        #expect(world.machine.takeForgotten() == [Fixture.node(1)])
+        #expect(world.machine.takeForgotten().isEmpty)
+        world.bind("owned", to: 1)
+        #expect(world.pod("owned")?.node == nil)
+        var reader = ByteReader(Fixture.encoded(world.machine))
+        let copy = try SchedulingMachine(decoding: &reader)
+        #expect(copy.isRetired(Fixture.node(1)) && !copy.isRetired(Fixture.node(2)))
+    }
+
+    @Test func retiredNodesAreRememberedUpToALimit() {
+        var world = Fixture()
+        for n in 1...UInt64(SchedulingLimits.retired + 1) { world.apply(.retire(Fixture.node(n), forget: false)) }
+        #expect(world.machine.retired.count == SchedulingLimits.retired)
+        #expect(!world.machine.isRetired(Fixture.node(1)) && world.machine.isRetired(Fixture.node(2)))
+    }
+
+    /// Snapshots of builds that did not remember removed nodes.
+    @Test func aSnapshotOfVersionOneIsRead() throws {
+        var world = Fixture()
+        world.create("a")
+        var bytes = Fixture.encoded(world.machine)
+        #expect(bytes[0] == 2 && bytes.last == 0)
+        bytes[0] = 1
+        bytes.removeLast()
+        var reader = ByteReader(bytes)
+        let copy = try SchedulingMachine(decoding: &reader)
+        try reader.finish()
+        #expect(Fixture.encoded(copy) == Fixture.encoded(world.machine))
     }
 
     @Test func aDrainedNodesPodsStopThereBeforeTheyStartElsewhere() {

@@ -139,16 +139,23 @@ public final class TestCluster: TestBench, @unchecked Sendable {
     public let expect: Int
     private let extra: [String]
     private let hasHTTP: Bool
+    private let tracer: (@Sendable (Int) -> [String])?
     public var keyFile: String { directory + "/cluster.key" }
 
     /// Starts `count` agents and waits until all see all alive, the voters and one leader.
     ///
-    /// - Parameter extra: Further flags of every agent.
-    public static func start(_ count: Int, expect: Int? = nil, http: Bool = false, extra: [String] = []) async throws
-        -> TestCluster
-    {
-        let cluster = try TestCluster(expect: expect ?? (count >= 5 ? 5 : count >= 3 ? 3 : 1), http: http, extra: extra)
+    /// - Parameters:
+    ///   - extra: Further flags of every agent.
+    ///   - small: Bytes of the file system of its own in which a node's data is, by the node's index. Needs root.
+    ///   - tracer: The words before the agent's own, given its index: a program that runs the agent under the same pid.
+    public static func start(
+        _ count: Int, expect: Int? = nil, http: Bool = false, extra: [String] = [], small: [Int: Int] = [:],
+        tracer: (@Sendable (Int) -> [String])? = nil
+    ) async throws -> TestCluster {
+        let cluster = try TestCluster(
+            expect: expect ?? (count >= 5 ? 5 : count >= 3 ? 3 : 1), http: http, extra: extra, tracer: tracer)
         do {
+            for (index, bytes) in small { try cluster.mountSmall("\(cluster.directory)/n\(index)", bytes: bytes) }
             let made = try await cluster.run(["keygen", cluster.keyFile])
             guard made.code == 0 else { throw TestFailure("no key: \(made)") }
             // The first is awaited for its address; the others start together.
@@ -164,11 +171,21 @@ public final class TestCluster: TestBench, @unchecked Sendable {
         return cluster
     }
 
-    private init(expect: Int, http: Bool, extra: [String]) throws {
+    private init(expect: Int, http: Bool, extra: [String], tracer: (@Sendable (Int) -> [String])?) throws {
         self.expect = expect
         self.extra = extra
+        self.tracer = tracer
         hasHTTP = http
         try super.init()
+    }
+
+    /// It goes with the test's directory.
+    private func mountSmall(_ path: String, bytes: Int) throws {
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        guard mount("tmpfs", path, "tmpfs", 0, "size=\(bytes),mode=0700") == 0 else {
+            throw TestFailure("cannot mount a tmpfs at \(path): errno \(errno)")
+        }
     }
 
     // MARK: - Nodes
@@ -202,9 +219,9 @@ public final class TestCluster: TestBench, @unchecked Sendable {
         words += ["--http", hasHTTP ? "127.0.0.1:0" : "off"]
         if index < expect { words += ["--expect", String(expect)] }
         for other in nodes where other.index != index && !other.address.isEmpty { words += ["--join", other.address] }
+        let all = (tracer?(index) ?? []) + [Programs.coterie] + words + extra + more
         return try ChildProgram(
-            Programs.coterie, words + extra + more, environment: environment, directory: directory,
-            output: data + ".log")
+            all[0], Array(all.dropFirst()), environment: environment, directory: directory, output: data + ".log")
     }
 
     /// Waits for the ready line of a node that was started.

@@ -7,6 +7,12 @@ public let patience: Double = {
     return min(max(given, 1), 20)
 }()
 
+/// How often the tests of crashes and cuts repeat what they do, times `COTERIE_TEST_ROUNDS` (1 to 1000).
+public func rounds(_ count: Int) -> Int {
+    let given = ProcessInfo.processInfo.environment["COTERIE_TEST_ROUNDS"].flatMap { Int($0) } ?? 1
+    return count * min(max(given, 1), 1_000)
+}
+
 /// Asks again and again until the body returns a value. What it throws meanwhile counts as "not yet" and is told at the end.
 @discardableResult
 public func eventually<Value>(

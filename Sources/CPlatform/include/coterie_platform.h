@@ -16,6 +16,10 @@ int coterie_take_refused(int fd, struct sockaddr_storage *_Nonnull peer);
 /// The effective uid of the process at the other end of a Unix socket (SO_PEERCRED).
 int coterie_peer_uid(int fd, uint32_t *_Nonnull uid);
 
+/// The uid that owns the socket at the other end of a TCP connection within this machine and network name space; a negative
+/// errno if there is none (`ENOENT`) or the kernel does not tell.
+int coterie_tcp_peer_uid(int fd, uint32_t *_Nonnull uid);
+
 /// Sends bytes with up to `count` descriptors (SCM_RIGHTS); returns how many bytes went.
 ssize_t coterie_send_descriptors(int fd, const void *_Nonnull bytes, size_t size, const int *_Nullable fds, int count);
 
