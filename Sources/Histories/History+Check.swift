@@ -37,7 +37,7 @@ extension History {
             verdict.take("lease \(key)", LeaseModel(isTimed: isTimed), calls, budget)
         }
         for (job, calls) in objects.jobs.inOrder {
-            verdict.take("job \(job)", JobModel(isTimed: isTimed), calls, budget)
+            verdict.take("job \(job)", JobModel(isTimed: isTimed && !mayGiveJobsBack), calls, budget)
         }
         return verdict
     }

@@ -86,6 +86,8 @@ public struct History: Hashable, Sendable {
     /// True if times are nanoseconds of one clock, so that leases and times to run can be checked; false if they only tell
     /// the order.
     public var isTimed = true
+    /// A reservation may end before its time to run is over: see docs/simulation.md, Histories.
+    public var mayGiveJobsBack = false
 
     public init() {}
 }

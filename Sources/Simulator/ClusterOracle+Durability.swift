@@ -52,7 +52,7 @@ extension ClusterOracle {
     // MARK: - What is said
 
     /// Promises are durable before anybody hears of them, and nobody stands for election whom no majority wants.
-    mutating func checkSent(_ payload: [UInt8], by host: SimulatedHost, to: NodeID) throws {
+    mutating func checkSent(_ payload: [UInt8], by host: SimulatedHost, to: NodeID, _ world: World) throws {
         // The kind says whether it is worth reading: see RaftEnvelope.
         guard payload.count > 1, [2, 3, 4, 6].contains(payload[1]) else { return }
         let message = try RaftEnvelope(decoding: payload).message
@@ -64,6 +64,9 @@ extension ClusterOracle {
                 throw Violation(
                     "node \(host.index) asks for votes in \(request.term), but its disk has \(host.durable)")
             }
+            guard !(host.storage?.isRecovering ?? false) else {
+                throw Violation("node \(host.index) asks for votes without what its disk lost")
+            }
             guard !request.isTransfer, let configuration = host.core?.raft?.configuration else { return }
             let willing = preVotes[PreVote(candidate: host.id, term: request.term)] ?? []
             guard ClusterOracle.isMajority(of: configuration, { $0 == host.id || willing.contains($0) }) else {
@@ -72,6 +75,14 @@ extension ClusterOracle {
         case .voteResponse(let response) where response.granted:
             guard host.durable.term == response.term, host.durable.vote == to else {
                 throw Violation("node \(host.index) votes in \(response.term), but its disk has \(host.durable)")
+            }
+            // Damaged, it helps only those who have what it once had.
+            guard host.storage?.isRecovering ?? false, let candidate = world.index(of: to),
+                let last = world.hosts[candidate].log.entries.last?.position
+            else { return }
+            guard last >= host.owed else {
+                throw Violation(
+                    "node \(host.index) had \(host.owed) and votes for node \(candidate), which ends at \(last)")
             }
         case .appendResponse(let response):
             guard case .accepted(let match) = response.outcome else { return }

@@ -107,7 +107,7 @@ struct ClusterOracle {
                     if entry.kind == .configuration { try checkOverlap(entry, of: host) }
                 }
                 if let state = request.hardState { host.unsyncedVotes.append((request.ticket, state)) }
-            case .peerFrame(.raft, let payload, let to, _): try checkSent(payload, by: host, to: to)
+            case .peerFrame(.raft, let payload, let to, _): try checkSent(payload, by: host, to: to, world)
             case .peerFrame(.bootstrapAsk, let payload, _, _): try checkPromise(payload, by: host)
             default: break
             }

@@ -96,6 +96,8 @@ final class SimulatedHost {
     private(set) var isTermSpoiled = false
     /// Its term was lost by damage; stays true until a start found it again.
     private(set) var mayLoseTerm = false
+    /// The end of its log before it was damaged.
+    private(set) var owed = LogPosition.zero
     /// Its snapshots were damaged once.
     private(set) var areSnapshotsSpoiled = false
     /// It does not have again what its disk lost.
@@ -155,7 +157,9 @@ final class SimulatedHost {
         wasLeader = false
     }
 
-    func spoil(isTermLost: Bool, ofSnapshots: Bool) {
+    func spoil(isTermLost: Bool, ofSnapshots: Bool, owed: LogPosition) {
+        // A second damage before the first was made good hides no more than the first did.
+        self.owed = isMarkedDamaged ? max(self.owed, owed) : owed
         isSpoiled = true
         wasSpoiled = true
         isTermSpoiled = isTermSpoiled || isTermLost
@@ -180,6 +184,7 @@ final class SimulatedHost {
         isSpoiled = false
         isTermSpoiled = false
         areSnapshotsSpoiled = false
+        owed = .zero
         isRefused = false
         durable = HardState()
         durableLast = .zero

@@ -4,8 +4,8 @@
 // and still voters, at one time. Then each committed entry has an intact copy on a voter, and everything must heal. Beyond the
 // budget any number may be damaged; what is demanded is that no answer is wrong. Data that are gone whole are never beyond the
 // budget: a majority of nodes that know nothing is a new cluster, whatever the software.
-// A node that lost its term asks all voters that it knows of for theirs, also one that is gone since: within the budget the two do
-// not come together.
+// A node that lost its term asks all voters that it knows of for theirs, also one that is gone or refuses to start: within the budget it is
+// the only one in trouble.
 import Consensus
 import Journal
 import Model
@@ -32,7 +32,8 @@ extension World {
         let othersLost = hosts.contains { $0.isTermSpoiled && $0.index != i }
         let areAllMembers = hosts.allSatisfy { known.members.contains($0.id) }
         return Budget(
-            mayDamage: isWithin || isBeyond, mayLoseTerm: isWithin && !othersLost && retired.isEmpty || isBeyond,
+            mayDamage: isWithin && !othersLost || isBeyond,
+            mayLoseTerm: isWithin && spent == 0 && !othersLost && retired.isEmpty || isBeyond,
             mayWipe: isWithin && areAllMembers && !othersLost && retired.count < 3)
     }
 
@@ -96,10 +97,11 @@ extension World {
         let disks = host.disks
         if budget.mayLoseTerm, chance(0.1) {
             // The directory of the journal is gone, the rest is there.
+            let owed = try endOfLog(host)
             note(18, UInt64(i), text: "damage \(i) journal gone")
             disks.journal.wipe()
             figures.damages += 1
-            return host.spoil(isTermLost: true, ofSnapshots: false)
+            return host.spoil(isTermLost: true, ofSnapshots: false, owed: owed)
         }
         // Without a journal there is nothing left that could be told from a first start, but for a mark that is not damaged here.
         guard try disks.journal.list().contains(where: { $0.hasPrefix("segment-") }),
@@ -115,6 +117,10 @@ extension World {
         let isCovered =
             try endOfLog(host) == end && found.recovery == was.recovery
             || found.recovery.map { $0.floor >= owed || $0.isTermLost && !$0.isFloorKnown } ?? false
+        if !isTermLost, was.hardState == nil, found.hardState != nil {
+            // Damage to damage: an older copy came back in the place of the one that was lost before. Outside of the model.
+            return target.disk.place(target.name, before)
+        }
         if !isTermLost, found.hardState != was.hardState {
             throw Violation(
                 "node \(i): damage to \(target.name) makes \(was.hardState as Any) of \(found.hardState as Any)")
@@ -127,7 +133,7 @@ extension World {
         guard isCovered, !isTermLost || budget.mayLoseTerm else { return target.disk.place(target.name, before) }
         note(18, UInt64(i), found.recovery?.floor.index ?? 0, text: "damage \(i) \(target.name) \(found.outcome)")
         figures.damages += 1
-        host.spoil(isTermLost: isTermLost, ofSnapshots: target.name.hasSuffix(".snap"))
+        host.spoil(isTermLost: isTermLost, ofSnapshots: target.name.hasSuffix(".snap"), owed: end)
     }
 
     private func verify(_ host: SimulatedHost) throws -> JournalReport {
@@ -143,10 +149,15 @@ extension World {
             .lastReadable
     }
 
-    /// The agent says that nobody else has what is lost, and ends.
+    /// The agent says that nobody else has what is lost, and ends: what is readable of its log knows no other voter. If there are
+    /// others, an operator moves the data away, and the node comes back as a new one.
     func refused(_ i: Int) throws {
-        guard settings.damage == .beyondBudget else {
-            throw Violation("node \(i) refuses to start although others have what it lost")
+        if settings.damage == .withinBudget {
+            guard let known = knownConfiguration, known.voters.count > 1 else {
+                throw Violation("node \(i) refuses to start, and nobody else has what it lost")
+            }
+            wipe(i)
+            return schedule(after: .milliseconds(300), .start(i))
         }
         note(19, UInt64(i), text: "refused \(i)")
         hosts[i].isRefused = true

@@ -117,7 +117,10 @@ extension World {
     }
 
     func checkHistory() throws {
-        let verdict = recorder.history.check()
+        var history = recorder.history
+        // Known: what a node gave back for a client that had gone is told again to the same client when it asks again elsewhere.
+        history.mayGiveJobsBack = settings.strays > 0
+        let verdict = history.check()
         figures.historyOperations = verdict.operations
         figures.historyObjects = verdict.objects
         figures.undecidedObjects = verdict.undecided.count

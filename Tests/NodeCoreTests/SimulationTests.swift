@@ -56,6 +56,11 @@ import Testing
         #expect(total.undecidedObjects == 0)
     }
 
+    /// Whole-node worlds that found: a floor that was too low for a node whose journal was gone beside a snapshot (86), the only whole
+    /// snapshot removed because of two damaged ones (219), and faults of the worlds themselves.
+    @Test(arguments: [55, 86, 106, 219, 1_860, 1_884, 21_328, 101_860, 103_531, 105_723])
+    func seedsThatOnceFailedPass(seed: UInt64) throws { try World(seed: seed).run() }
+
     private func damaging(_ seed: UInt64, _ damage: WorldSettings.Damage) -> WorldSettings {
         var settings = WorldSettings(seed: seed)
         settings.nodes = max(settings.nodes, 3)
