@@ -171,11 +171,15 @@ final class Storage {
             if isFull {
                 isFull = false
                 onLog?(.info, "the disk has space again; writing goes on")
+                onInput?(.diskFull(false))
             }
             onInput?(.persisted(ticket: lastTicket))
             if !waiting.isEmpty { writeNext() } else if needsMaintenance { maintain() }
         case .full(let why):
-            if !isFull { onLog?(.error, "\(why): nothing is acknowledged until there is space") }
+            if !isFull {
+                onLog?(.error, "\(why): nothing is acknowledged until there is space")
+                onInput?(.diskFull(true))
+            }
             isFull = true
             retryTimer.start(after: .seconds(1)) { [weak self] in self?.writeNext() }
         case .failed(let why):

@@ -51,6 +51,8 @@ struct CommandPaths: Sendable {
         var waitUntil: MonotonicTime?
         /// It may have reached a log: its outcome is unknown until it is answered.
         var mayBeLogged = false
+        /// How often it was sent to a leader: after the first time a refusal no longer says that it is in no log.
+        var sends = 0
         /// Sent again at this time if it is not answered by then.
         var resendAt = MonotonicTime.zero
     }
@@ -350,7 +352,7 @@ extension NodeCore {
                 paths.unsent = unsent
                 return
             }
-            for id in unsent {
+            for id in refusingIfFull(unsent) {
                 guard let owned = paths.owned[id] else { continue }
                 paths.owned[id]?.mayBeLogged = true
                 take(owned.command, origin: .here(id), waitUntil: owned.waitUntil)
@@ -361,6 +363,7 @@ extension NodeCore {
             for id in unsent {
                 guard let owned = paths.owned[id] else { continue }
                 paths.owned[id]?.mayBeLogged = true
+                paths.owned[id]?.sends += 1
                 let waits = owned.waitUntil.map { $0 > now } ?? false
                 paths.owned[id]?.resendAt = now + (waits ? CommandPaths.resendWaitingAfter : CommandPaths.resendAfter)
                 var command = owned.command
@@ -373,8 +376,22 @@ extension NodeCore {
             }
             sendReads(to: leader, at: address)
         } else {
-            paths.unsent = unsent
+            paths.unsent = refusingIfFull(unsent)
         }
+    }
+
+    /// What is left when those that came new are refused because the disk is full.
+    private mutating func refusingIfFull(_ unsent: [UInt64]) -> [UInt64] {
+        guard let refusal = fullDisk else { return unsent }
+        var left: [UInt64] = []
+        for id in unsent {
+            if let owned = paths.owned[id], !owned.mayBeLogged, owned.origin != .own {
+                answer(id, .failure(refusal))
+            } else {
+                left.append(id)
+            }
+        }
+        return left
     }
 
     /// Sends again what was not answered, and answers what has waited long enough for a leader.
@@ -698,6 +715,9 @@ extension NodeCore {
             let command = try ClientCommand(decoding: &reader)
             try reader.finish()
             guard let raft, raft.isReady else { return sendForwarded(id, .failure(noLeader), to: from) }
+            if let refusal = fullDisk, paths.inFlight[CommandKey(command)] == nil {
+                return sendForwarded(id, .failure(refusal), to: from)
+            }
             take(command, origin: .peer(from, id), waitUntil: command.wait.map { now + $0 })
         case .forwarded:
             let response = try ClientResponse(decoding: Array(reader.rest()))
@@ -713,6 +733,9 @@ extension NodeCore {
                 // Not taken: sent again when the next leader is known, or a little later.
                 paths.owned[id]?.resendAt = now + .milliseconds(50)
                 paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
+            case .failure(let error) where error.code == .busy && paths.owned[id]?.sends ?? 0 > 1:
+                paths.owned[id]?.resendAt = now + .milliseconds(200)
+                paths.nextSweep = min(paths.nextSweep, now + .milliseconds(200))
             case .failure(let error): answer(id, .failure(error))
             }
         case .forwardCancel:

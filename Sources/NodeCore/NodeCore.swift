@@ -116,6 +116,7 @@ public struct NodeCore: Sendable {
     private(set) var shutdown: Shutdown?
     private var lastAssignments: [PodRecord] = []
     var storageFailure: String?
+    private var diskFullSince: MonotonicTime?
     private(set) var isFenced = false
 
     struct Shutdown: Sendable {
@@ -186,6 +187,7 @@ public struct NodeCore: Sendable {
         case .lineagePersisted:
             if raft == nil, let adopted = adopting { lineage = adopted }
             adopting = nil
+        case .diskFull(let isFull): diskFullSince = isFull ? diskFullSince ?? now : nil
         case .storageFailed(let why):
             storageFailure = why
             effects.append(.log(.error, "the disk failed: \(why); this node writes nothing more"))
@@ -602,6 +604,15 @@ public struct NodeCore: Sendable {
             "node": pod?.node.map { .string(displayName($0)) } ?? .null,
         ]
         effects.append(.event(NodeEvent(kind: "pod.change", subject: subject)))
+    }
+
+    /// Why this node takes no commands although it leads, or nobody does; or nil. Not at once: a leader whose disk is full hands
+    /// over to one whose disk is not, and its followers commit meanwhile.
+    var fullDisk: CoterieError? {
+        guard let since = diskFullSince, now - since >= .seconds(2) else { return nil }
+        return CoterieError(
+            .busy, "the disk of node \(options.name) is full, and no other node leads",
+            hint: "make space: it goes on by itself")
     }
 
     /// The other voters that gossip knows to be there.

@@ -45,6 +45,8 @@ public enum NodeInput: Sendable {
     case promisePersisted
     case lineagePersisted
     case storageFailed(String)
+    /// The disk has no space for what is to be written, or has it again.
+    case diskFull(Bool)
     case snapshotStored(SnapshotMetadata)
     /// The snapshot to be made could not be stored (full disk): tried again later.
     case snapshotFailed
