@@ -15,7 +15,7 @@ extension EventLoopTests {
                 try connectPair(loop, at: address) { near, far in
                     #expect(near.peerAddress == far.localAddress)
                     #expect(near.localAddress == far.peerAddress)
-                    #expect(near.peerUID == nil)
+                    #expect(near.peerUID == getuid() && far.peerUID == getuid())
                     let done = Countdown(4) {
                         #expect(near.isClosed && far.isClosed)
                         loop.stop()
