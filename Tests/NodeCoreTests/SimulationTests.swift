@@ -124,6 +124,7 @@ import Testing
             settings.crashes = seed % 2 == 0
             settings.partitions = seed % 3 == 0
             settings.diskFaults = false
+            settings.damage = .none
             settings.orders = false
             settings.quickGossip = true
             settings.chaos = .seconds(5)
