@@ -114,7 +114,8 @@ struct LoadedJournal {
             replay.unreadableHeader(name)
         }
         var maxIndex = header?.base.index ?? 0
-        let isCutShort = header.map { Int($0.bytes) > bytes.count } ?? false
+        // Of a file whose header is unreadable nobody knows how long it was.
+        let isCutShort = header.map { Int($0.bytes) > bytes.count } ?? true
         var entry = JournalReport.Segment(
             name: name, serial: serial, bytes: bytes.count, usedBytes: 0, entries: 0, batches: 0)
         let scanner = SegmentScanner(bytes: bytes, serial: serial, isLast: isLast, isCutShort: isCutShort)

@@ -226,6 +226,22 @@ import Testing
         #expect(recovered.log.recovery == LogRecovery(floor: LogPosition(index: LogRecovery.unknownIndex, term: 4)))
     }
 
+    /// Found by the simulator (seed 953): the header that tells the length is unreadable as well, and a snapshot covers what is left.
+    @Test func aFileCutRightBehindABatchWhoseHeaderIsGoneIsNotTakenForTheEndEither() throws {
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk)
+        try journal.write([PersistRequest(ticket: 1, hardState: HardState(term: 1))])
+        for index: UInt64 in 1...6 { try journal.write([append(index...index)]) }
+        journal.close()
+        let name = try #require(try segmentNames(disk).last)
+        let end = try #require(records(disk, name).first { $0.header.type == .mark && $0.header.index == 4 })
+        let bytes = try #require(disk.contents(name))
+        disk.place(name, Array(bytes[..<(end.offset + end.header.recordBytes)]))
+        disk.corrupt(name, at: 300, mask: 1)
+        let report = try Journal.verify(disk: disk, snapshot: snapshot(at: 5))
+        #expect(report.recovery?.floor.index == LogRecovery.unknownIndex, "\(report)")
+    }
+
     @Test func aFileCutInItsUnusedPartIsNoDamage() throws {
         let disk = SimulatedDisk()
         var (journal, _) = try openJournal(disk)
