@@ -120,10 +120,14 @@ final class QueueServer {
 
     fileprivate func closed(_ number: UInt64) {
         connections[number] = nil
-        if connections.isEmpty, let then = drained {
-            drained = nil
-            then()
-        }
+        if connections.isEmpty { endDraining() }
+    }
+
+    /// Calls back once, if it drains.
+    private func endDraining() {
+        let then = drained
+        drained = nil
+        then?()
     }
 
     func completed(_ id: UInt64, _ result: Result<StateResult, CoterieError>) {
@@ -185,17 +189,11 @@ final class QueueServer {
             timer.close()
             then()
         }
-        timer.start(after: QueueServer.drainTime) { [weak self] in
-            let then = self?.drained
-            self?.drained = nil
-            then?()
-        }
+        timer.start(after: QueueServer.drainTime) { [weak self] in self?.endDraining() }
         for connection in Array(connections.values) { connection.finish() }
         // With nobody to wait for it is over in this turn, but not inside this call.
         loop.beforeWaiting { [weak self] in
-            guard let self, self.connections.isEmpty, let then = self.drained else { return }
-            self.drained = nil
-            then()
+            if let self, self.connections.isEmpty { self.endDraining() }
         }
     }
 

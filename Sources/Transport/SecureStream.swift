@@ -62,6 +62,7 @@ public final class SecureStream {
         scheduleFlush()
     }
 
+    /// The same for other collections, which cost a little more.
     public func write(_ bytes: some Collection<UInt8>) {
         guard !closed, !saidAll else { return }
         outgoing.append(contentsOf: bytes)

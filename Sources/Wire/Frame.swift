@@ -49,19 +49,20 @@ public struct FrameDecoder: Sendable {
     public var pendingBytes: Int { buffer.count - start }
 
     public mutating func feed(_ bytes: some Sequence<UInt8>) {
-        if start > 0 && (start == buffer.count || start >= 65_536) {
-            buffer.removeFirst(start)
-            start = 0
-        }
+        forgetConsumed()
         buffer.append(contentsOf: bytes)
     }
 
+    /// The same for what streams hand on: appended as memory.
     public mutating func feed(_ bytes: ArraySlice<UInt8>) {
-        if start > 0 && (start == buffer.count || start >= 65_536) {
-            buffer.removeFirst(start)
-            start = 0
-        }
+        forgetConsumed()
         buffer.append(contentsOf: bytes)
+    }
+
+    private mutating func forgetConsumed() {
+        guard start > 0, start == buffer.count || start >= 65_536 else { return }
+        buffer.removeFirst(start)
+        start = 0
     }
 
     /// Gives up framing: the bytes that follow the last frame, when the connection goes on as a raw stream.

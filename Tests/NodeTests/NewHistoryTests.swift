@@ -49,6 +49,7 @@ import Transport
         return try #require(box.recovery)
     }
 
+    /// Sendable: the loop's work runs on the caller's own thread, which reads it only afterwards.
     private final class Box: @unchecked Sendable { var recovery: NodeRecovery? }
 
     static func check(_ directory: DataDirectory) throws {

@@ -28,6 +28,7 @@ public struct FleetPlan: Sendable {
     public init() {}
 }
 
+/// Clients at work on a loop of their own. Sendable: what changes is behind the lock.
 public final class ClientFleet: @unchecked Sendable {
     public let tube: String
     private let plan: FleetPlan
@@ -293,6 +294,7 @@ private final class FleetThread: @unchecked Sendable {
     func post(_ body: @escaping @Sendable () -> Void) { loop.post(body) }
     func stop() { loop.post { [self] in loop.stop() } }
 
+    /// Sendable: filled once before the semaphore is signalled, read after it was waited for.
     private final class Slot: @unchecked Sendable {
         private let filled = DispatchSemaphore(value: 0)
         private var result: Result<FleetThread, any Error>?

@@ -4,6 +4,7 @@ import Foundation
 import Glibc
 import Wire
 
+/// Sendable: one test uses it, one step after another; what it inherits is behind a lock.
 public final class NamespaceHosts: TestBench, @unchecked Sendable {
     public private(set) var names: [String] = []
     private var hostsDirectory: String { directory + "/hosts" }
