@@ -29,6 +29,8 @@ struct Progress: Sendable {
     var next: UInt64
     /// Highest commit index that was sent along.
     var sentCommit: UInt64 = 0
+    /// How far the leader has told this peer that its own log is durable.
+    var toldDurable: UInt64 = 0
     /// Last message of any kind in this term. Starts at the beginning of the leadership, as grace.
     var lastContact: MonotonicTime
     /// Last acknowledgement of entries, or the last time that a lost message was looked for.
@@ -45,6 +47,9 @@ struct Progress: Sendable {
         lastContact = now
         lastProgress = now
     }
+
+    /// What this peer knows to be committed: it was told, or its disk and the leader's are a majority.
+    var knownCommit: UInt64 { max(sentCommit, min(match, toldDurable)) }
 
     var inflightCount: Int { inflight.count - inflightHead }
 

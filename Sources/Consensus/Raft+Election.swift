@@ -169,6 +169,7 @@ extension Raft {
         fastAttempts = 0
         incoming = nil
         readRound = 0
+        announcedIndex = 0
         uncommittedBytes = log.bytesAfter(commitIndex)
         peers = []
         rebuildPeers()

@@ -6,6 +6,7 @@ import Model
 extension Raft {
     mutating func receiveAppend(_ append: AppendEntries, from: NodeID) throws(RaftViolation) {
         try check(append, from: from)
+        defer { learnLeadersCopy(append.durable) }
         let lastNew = append.previous.index + UInt64(append.entries.count)
         let previous = append.previous
         var entries = append.entries[...]

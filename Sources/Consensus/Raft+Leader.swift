@@ -51,7 +51,7 @@ extension Raft {
                 return
             case .replicate:
                 if peers[i].next > log.lastIndex {
-                    if min(commitIndex, peers[i].match) > peers[i].sentCommit, commitNoticeDue == .distantFuture {
+                    if min(commitIndex, peers[i].match) > peers[i].knownCommit, commitNoticeDue == .distantFuture {
                         commitNoticeDue = now + options.commitNotice
                     }
                     return
@@ -78,7 +78,7 @@ extension Raft {
         guard allowEmpty || !batch.entries.isEmpty else { return false }
         let message = AppendEntries(
             term: term, previous: LogPosition(index: previousIndex, term: previousTerm), commit: commitIndex,
-            entries: batch.entries)
+            durable: announcement(to: i), entries: batch.entries)
         sendNow(peers[i].id, .append(message))
         let last = previousIndex + UInt64(batch.entries.count)
         peers[i].sentCommit = max(peers[i].sentCommit, min(commitIndex, last))
@@ -96,20 +96,23 @@ extension Raft {
         commitNoticeDue = .distantFuture
         for i in peers.indices {
             let commit = min(commitIndex, peers[i].match)
-            guard case .replicate = peers[i].state, commit > peers[i].sentCommit else { continue }
-            peers[i].sentCommit = commit
-            sendNow(peers[i].id, .heartbeat(Heartbeat(term: term, commit: commit, round: 0)))
+            guard case .replicate = peers[i].state, commit > peers[i].knownCommit else { continue }
+            sendHeartbeat(to: i, round: 0)
         }
+    }
+
+    /// With round 0 no answer is wanted.
+    mutating func sendHeartbeat(to i: Int, round: UInt64) {
+        let commit = min(commitIndex, peers[i].match)
+        peers[i].sentCommit = max(peers[i].sentCommit, commit)
+        let heartbeat = Heartbeat(term: term, commit: commit, durable: announcement(to: i), round: round)
+        sendNow(peers[i].id, .heartbeat(heartbeat))
     }
 
     mutating func sendHeartbeats() {
         // Rounds begin at 1: 0 asks for no answer.
         readRound = max(readRound, 1)
-        for i in peers.indices {
-            let commit = min(commitIndex, peers[i].match)
-            peers[i].sentCommit = max(peers[i].sentCommit, commit)
-            sendNow(peers[i].id, .heartbeat(Heartbeat(term: term, commit: commit, round: readRound)))
-        }
+        for i in peers.indices { sendHeartbeat(to: i, round: readRound) }
     }
 
     // MARK: Answers
@@ -190,8 +193,9 @@ extension Raft {
                 return
             }
             let previous = LogPosition(index: peers[i].next - 1, term: previousTerm)
-            sendNow(
-                peers[i].id, .append(AppendEntries(term: term, previous: previous, commit: commitIndex, entries: [])))
+            let probe = AppendEntries(
+                term: term, previous: previous, commit: commitIndex, durable: announcement(to: i), entries: [])
+            sendNow(peers[i].id, .append(probe))
         case .snapshot(let sending):
             if now - sending.sentAt >= options.snapshotRetry { continueSnapshot(to: i, offset: sending.offset) }
         }

@@ -78,7 +78,7 @@ extension Raft {
         let ready = Array(held[..<released])
         held.removeFirst(released)
         for item in ready { release(item) }
-        if role == .leader { advanceCommit() }
+        if role == .leader { advanceCommit() } else { commitByTwoCopies() }
     }
 
     /// True if this node's own disk is so late that it should not lead.

@@ -18,12 +18,10 @@ extension Raft {
     mutating func startReadRound() {
         guard activeReads == nil, !waitingReads.isEmpty, isReady else { return }
         readRound = max(readRound, 1) + 1
-        activeReads = ReadRound(round: readRound, index: commitIndex, contexts: waitingReads)
+        activeReads = ReadRound(round: readRound, index: possiblyCommitted, contexts: waitingReads)
         waitingReads = []
         for i in peers.indices where configuration.isVoter(peers[i].id) {
-            let commit = min(commitIndex, peers[i].match)
-            peers[i].sentCommit = max(peers[i].sentCommit, commit)
-            sendNow(peers[i].id, .heartbeat(Heartbeat(term: term, commit: commit, round: readRound)))
+            sendHeartbeat(to: i, round: readRound)
         }
         confirmReads()
     }

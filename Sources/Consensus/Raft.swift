@@ -136,6 +136,8 @@ public struct Raft: Sendable {
     /// The last question of each peer that the leader's life alone spoke against.
     var deferredPreVotes: [(from: NodeID, request: VoteRequest, at: MonotonicTime)] = []
     var incoming: IncomingSnapshot?
+    /// How far the log of the leader of that term is on the leader's own disk, as it says.
+    var leadersCopy = LogPosition.zero
 
     // Leaders.
     var peers: [Progress] = []
@@ -143,6 +145,8 @@ public struct Raft: Sendable {
     /// When followers that lag behind the commit index are to be told.
     var commitNoticeDue: MonotonicTime = .distantFuture
     var quorumGraceUntil: MonotonicTime = .zero
+    /// How far this leader has told anyone that its own log is durable.
+    var announcedIndex: UInt64 = 0
     var readRound: UInt64 = 0
     var activeReads: ReadRound?
     var waitingReads: [UInt64] = []
@@ -244,6 +248,7 @@ public struct Raft: Sendable {
         if role == .leader {
             startReadRound()
             sendAppends()
+            announceOwnCopy()
         }
         requestPersistence()
         deliverCommitted()
@@ -330,6 +335,7 @@ public struct Raft: Sendable {
                 throw .commitBeyondLog(commit: heartbeat.commit, last: log.lastIndex, from: from)
             }
             commitIndex = max(commitIndex, heartbeat.commit)
+            learnLeadersCopy(heartbeat.durable)
         case .installSnapshot(let chunk):
             guard try hearLeader(from, term: chunk.term) else {
                 sendNow(

@@ -3,15 +3,16 @@ import Wire
 
 // The bytes of a Raft message. All integers little-endian:
 //
-//     version u8 (1) | kind u8 | group u64 | from 16 | to 16 | term u64 | body
+//     version u8 (2) | kind u8 | group u64 | from 16 | to 16 | term u64 | body
 //
 //     body of   1 preVote, 3 vote                     last index u64, last term u64, transfer u8
 //               2 preVoteResponse, 4 voteResponse     granted u8
-//               5 append                              previous index u64, previous term u64, commit u64, count varint,
+//               5 append                              previous index u64, previous term u64, commit u64, durable u64, count
+//                                                     varint,
 //                                                     then per entry: term u64, kind u8, length varint, payload
 //               6 appendResponse                      0 u8, match u64 | 1 u8, rejected u64, hint index u64, hint term u64 |
 //                                                     2 u8, last index u64, last term u64
-//               7 heartbeat                           commit u64, round u64
+//               7 heartbeat                           commit u64, durable u64, round u64
 //               8 heartbeatResponse                   round u64
 //               9 installSnapshot                     index u64, term u64, configuration, total u64, checksum u32,
 //                                                     offset u64, length varint, data
@@ -38,7 +39,7 @@ public struct RaftEnvelope: Hashable, Sendable {
         self.message = message
     }
 
-    public static let version: UInt8 = 1
+    public static let version: UInt8 = 2
     /// Limits of the decoder.
     public static let maxEntries = 65_536
     public static let maxChunkBytes = 8 << 20
@@ -107,6 +108,7 @@ extension RaftMessage {
         case .append(let m):
             writer.position(m.previous)
             writer.u64(m.commit)
+            writer.u64(m.durable)
             writer.count(m.entries.count)
             for entry in m.entries {
                 writer.u64(entry.term)
@@ -128,6 +130,7 @@ extension RaftMessage {
             }
         case .heartbeat(let m):
             writer.u64(m.commit)
+            writer.u64(m.durable)
             writer.u64(m.round)
         case .heartbeatResponse(let m):
             writer.u64(m.round)
@@ -179,7 +182,8 @@ extension RaftMessage {
             }
         case 7:
             let commit = try reader.u64()
-            self = .heartbeat(Heartbeat(term: term, commit: commit, round: try reader.u64()))
+            let durable = try reader.u64()
+            self = .heartbeat(Heartbeat(term: term, commit: commit, durable: durable, round: try reader.u64()))
         case 8:
             self = .heartbeatResponse(HeartbeatResponse(term: term, round: try reader.u64()))
         case 9:
@@ -210,6 +214,7 @@ extension AppendEntries {
         let at = reader.position
         let previous = try reader.logPosition()
         let commit = try reader.u64()
+        let durable = try reader.u64()
         let count = try reader.count(max: RaftEnvelope.maxEntries, itemBytes: 10)
         guard previous.index <= UInt64.max - UInt64(count) else { throw .invalid(at: at, what: "log index") }
         var entries: [LogEntry] = []
@@ -223,7 +228,7 @@ extension AppendEntries {
             let payload = try reader.array(max: Limits.commandBytes)
             entries.append(LogEntry(index: previous.index + 1 + i, term: entryTerm, kind: kind, payload: payload))
         }
-        self.init(term: term, previous: previous, commit: commit, entries: entries)
+        self.init(term: term, previous: previous, commit: commit, durable: durable, entries: entries)
     }
 }
 

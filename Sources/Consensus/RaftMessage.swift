@@ -53,12 +53,15 @@ public struct AppendEntries: Hashable, Sendable {
     /// The entry before the first of `entries`.
     public var previous: LogPosition
     public var commit: UInt64
+    /// The leader's log is on its own disk through here; 0 if it does not say.
+    public var durable: UInt64
     public var entries: [LogEntry]
 
-    public init(term: UInt64, previous: LogPosition, commit: UInt64, entries: [LogEntry]) {
+    public init(term: UInt64, previous: LogPosition, commit: UInt64, durable: UInt64 = 0, entries: [LogEntry]) {
         self.term = term
         self.previous = previous
         self.commit = commit
+        self.durable = durable
         self.entries = entries
     }
 }
@@ -88,12 +91,15 @@ public struct Heartbeat: Hashable, Sendable {
     public var term: UInt64
     /// Committed, and known to be in the receiver's log.
     public var commit: UInt64
+    /// The leader's log is on its own disk through here; 0 if it does not say.
+    public var durable: UInt64
     /// Echoed by the receiver: confirms leadership for reads (thesis 6.4). 0: no answer is wanted.
     public var round: UInt64
 
-    public init(term: UInt64, commit: UInt64, round: UInt64) {
+    public init(term: UInt64, commit: UInt64, durable: UInt64 = 0, round: UInt64) {
         self.term = term
         self.commit = commit
+        self.durable = durable
         self.round = round
     }
 }

@@ -14,7 +14,7 @@ public struct JournalOptions: Hashable, Sendable {
     public var identity: JournalIdentity
 
     public init(
-        segmentBytes: Int = 16 << 20, spareSegments: Int = 1, maintenanceBytes: Int = 1 << 20,
+        segmentBytes: Int = 16 << 20, spareSegments: Int = 1, maintenanceBytes: Int = 128 << 10,
         identity: JournalIdentity = JournalIdentity()
     ) {
         precondition(segmentBytes >= 4_096 && segmentBytes % 512 == 0, "a segment is whole sectors")

@@ -31,6 +31,7 @@ public final class Agent {
     private var console: ConsoleProcess?
     private let timer: LoopTimer
     private let streamTimer: LoopTimer
+    private let applyTimer: LoopTimer
     private var flushScheduled = false
     private var armedFor = MonotonicTime.distantFuture
     private var stopping: (() -> Void)?
@@ -92,6 +93,7 @@ public final class Agent {
         watches = Watches(loop: loop, node: options.name, key: key)
         timer = LoopTimer(loop: loop)
         streamTimer = LoopTimer(loop: loop)
+        applyTimer = LoopTimer(loop: loop)
         ready = AgentReady(
             id: directory.id, name: options.name, address: advertise, http: options.http, queue: bound.queueAddress)
         wire(bound)
@@ -273,6 +275,21 @@ public final class Agent {
 
     private func flush() {
         guard !stopped else { return }
+        for effect in core.takeUrgentEffects() { perform(effect) }
+        guard core.hasBacklog else { return endTurn() }
+        // What was committed is applied when the answers have left; while entries are being written, a moment later.
+        if storage.isBusy {
+            if !applyTimer.isActive {
+                applyTimer.start(after: .milliseconds(1)) { [weak self] in self?.endTurn() }
+            }
+        } else {
+            loop.beforeWaiting { [weak self] in self?.endTurn() }
+        }
+    }
+
+    private func endTurn() {
+        guard !stopped else { return }
+        applyTimer.stop()
         for effect in core.takeEffects() { perform(effect) }
         let next = core.nextDeadline
         if next != armedFor {
@@ -393,6 +410,7 @@ public final class Agent {
         socket.close()
         timer.close()
         streamTimer.close()
+        applyTimer.close()
         storage.close()
         unlink(directory.socketPath)
         let done = stopping

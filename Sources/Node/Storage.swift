@@ -46,6 +46,8 @@ final class Storage {
     private var hasFailed = false
     private let retryTimer: LoopTimer
     private(set) var isFull = false
+    /// Something is being written, or will be at the end of this turn of the loop.
+    var isBusy: Bool { isWriting || !waiting.isEmpty }
 
     var onInput: ((NodeInput) -> Void)?
     var onLog: ((LogLevel, String) -> Void)?
@@ -133,9 +135,12 @@ final class Storage {
 
     // MARK: - Journal
 
+    /// Writes soon: first leaves what this turn of the loop has gathered for others, among it the entries that followers
+    /// shall write at the same time.
     func persist(_ request: PersistRequest) {
         waiting.append(request)
-        writeNext()
+        guard !isWriting else { return }
+        loop.beforeWaiting { [weak self] in self?.writeNext() }
     }
 
     private func writeNext() {

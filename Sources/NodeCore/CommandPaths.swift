@@ -97,6 +97,9 @@ struct CommandPaths: Sendable {
     private var nextID: UInt64
 
     var owned: [UInt64: Owned] = [:]
+    /// Owned commands that do not wait and were sent to a leader: what this node applies itself answers them as well as the
+    /// leader's word does, and often sooner.
+    private var forwarded: [CommandKey: UInt64] = [:]
     /// Owned commands that have to be (re)sent as soon as there is a leader, in the order they came.
     var unsent: [UInt64] = []
     var inFlight: [CommandKey: InFlight] = [:]
@@ -107,6 +110,8 @@ struct CommandPaths: Sendable {
     var entryOpenedAt = MonotonicTime.zero
     /// So much is proposed however many entries are on their way.
     static let gatheredLimit = 256 << 10
+    /// Clients that were just answered and are expected back.
+    var returning = ReturningClients()
     /// By arrival.
     var parked: [UInt64: Parked] = [:]
     var parkedKeys: [CommandKey: UInt64] = [:]
@@ -159,6 +164,20 @@ struct CommandPaths: Sendable {
         if position < ownOutstanding.count, ownOutstanding[position] == command.sequence {
             ownOutstanding.remove(at: position)
         }
+    }
+
+    mutating func noteForwarded(_ id: UInt64, _ command: ClientCommand) {
+        if command.wait == nil { forwarded[CommandKey(command)] = id }
+    }
+
+    /// The owned command that was sent to a leader as this one.
+    func forwardedID(of key: CommandKey) -> UInt64? { forwarded.isEmpty ? nil : forwarded[key] }
+
+    /// Nobody waits for it any more, or it is answered.
+    mutating func disown(_ id: UInt64) {
+        guard let gone = owned.removeValue(forKey: id) else { return }
+        if !forwarded.isEmpty, gone.command.wait == nil { forwarded[CommandKey(gone.command)] = nil }
+        ownDone(gone.command)
     }
 
     mutating func park(_ command: ClientCommand, origins: [LeaderOrigin], until: MonotonicTime) {
@@ -220,6 +239,7 @@ struct CommandPaths: Sendable {
     /// What the leader alone knows is forgotten: owners send again.
     mutating func stopLeading() {
         inFlight = [:]
+        returning = ReturningClients()
         proposals = []
         proposedWeight = 0
         parked = [:]
@@ -274,8 +294,7 @@ extension NodeCore {
             paths.nextSweep = min(paths.nextSweep, now + .milliseconds(200))
             return
         }
-        paths.owned[id] = nil
-        paths.ownDone(owned.command)
+        paths.disown(id)
         finish(owned.origin, result)
     }
 
@@ -301,8 +320,7 @@ extension NodeCore {
     /// Nobody waits any more for what `matches`. A command that may be in the log runs its course; a parked one is given up.
     mutating func cancel(_ matches: (CommandOrigin) -> Bool) {
         for (id, owned) in paths.owned.filter({ matches($0.value.origin) }).sorted(by: { $0.key < $1.key }) {
-            paths.owned[id] = nil
-            paths.ownDone(owned.command)
+            paths.disown(id)
             if let leader = raft?.leader, leader != options.id, owned.mayBeLogged,
                 let member = membership.member(leader)
             {
@@ -366,6 +384,7 @@ extension NodeCore {
                 paths.owned[id]?.sends += 1
                 let waits = owned.waitUntil.map { $0 > now } ?? false
                 paths.owned[id]?.resendAt = now + (waits ? CommandPaths.resendWaitingAfter : CommandPaths.resendAfter)
+                paths.noteForwarded(id, owned.command)
                 var command = owned.command
                 // A time-out counts from when the command was asked, however often it is sent.
                 if let until = owned.waitUntil { command.wait = max(.zero, until - now) }
@@ -458,7 +477,7 @@ extension NodeCore {
             // Sent again, perhaps with less time left.
             let until = waitUntil ?? now
             paths.parked[parkID]?.waitUntil = until
-            if until <= now {
+            if until <= now, !mayLagBehindAnswers {
                 if let item = paths.unpark(parkID) { answer(item.origins, .success(emptyHanded(item.command.command))) }
             } else {
                 paths.nextParkedDeadline = min(paths.nextParkedDeadline, until)
@@ -466,7 +485,8 @@ extension NodeCore {
             return
         }
         if let reply = state.earlierReply(to: command) { return answer([origin], .success(reply)) }
-        if let waitUntil, mustWait(command.command) {
+        // What others were told already has to be seen: then only the log can say that there is nothing.
+        if let waitUntil, waitUntil > now || !mayLagBehindAnswers, mustWait(command.command) {
             guard waitUntil > now else { return answer([origin], .success(emptyHanded(command.command))) }
             guard paths.parked.count < CommandPaths.parkedLimit else {
                 return answer(
@@ -484,8 +504,12 @@ extension NodeCore {
         let flying = CommandPaths.InFlight(origins: origins, waitUntil: waitUntil)
         guard paths.inFlight.updateValue(flying, forKey: CommandKey(command)) == nil else { return }
         paths.proposals.append(command)
+        paths.returning.came(command.session)
         paths.proposedWeight += command.command.weight
     }
+
+    /// Followers may have answered commands whose effects this leader does not have yet.
+    private var mayLagBehindAnswers: Bool { raft.map { $0.possiblyCommitted > state.appliedIndex } ?? false }
 
     /// True if the command would get nothing now, as far as is known here.
     func mustWait(_ command: StateCommand) -> Bool {
@@ -521,6 +545,10 @@ extension NodeCore {
     }
 
     private mutating func endWaits() {
+        guard !mayLagBehindAnswers else {
+            paths.nextParkedDeadline = now + .milliseconds(2)
+            return
+        }
         var next = MonotonicTime.distantFuture
         for (id, item) in paths.parked.sorted(by: { $0.key < $1.key }) {
             if item.waitUntil <= now {
@@ -579,6 +607,7 @@ extension NodeCore {
         paths.proposedWeight = 0
         paths.entryOpenedAt = now
         let commands = paths.proposals
+        paths.returning.entryLeaves(commands, now: now)
         paths.proposals = []
         let time = logTime()
         var start = 0
@@ -601,9 +630,8 @@ extension NodeCore {
     /// opened a while ago, or when much has gathered: where a round takes less than that, there is one entry at a time, and no
     /// more messages, syncs and wake-ups than rounds; where the network is slow, nobody waits for it twice.
     private var nextEntryAt: MonotonicTime {
-        guard let raft, raft.lastIndex > raft.commitIndex, paths.proposedWeight < CommandPaths.gatheredLimit else {
-            return .zero
-        }
+        guard let raft, paths.proposedWeight < CommandPaths.gatheredLimit else { return .zero }
+        guard raft.lastIndex > raft.commitIndex else { return paths.returning.awaitedUntil }
         return paths.entryOpenedAt + options.entryPause
     }
 
@@ -642,15 +670,17 @@ extension NodeCore {
         paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
     }
 
-    /// A command of a committed entry was applied; if this node leads, somebody waits for the result.
+    /// A command of a committed entry was applied; somebody may wait for the result here, and if this node leads, anywhere.
     mutating func commandApplied(_ applied: ReplicatedState.Applied) {
         let key = CommandKey(applied.command)
         noteTopics(applied.command.command)
+        if let id = paths.forwardedID(of: key) { answer(id, .success(applied.result)) }
         guard !paths.inFlight.isEmpty, let flying = paths.inFlight.removeValue(forKey: key) else { return }
         if let until = flying.waitUntil, applied.command.wait != nil, applied.result.isEmptyHanded,
             !flying.origins.isEmpty
         {
             if until > now {
+                paths.returning.stays(key.session)
                 paths.park(applied.command, origins: flying.origins, until: until)
                 // What became free between its proposal and now would not wake it again.
                 if !mustWait(applied.command.command), let id = paths.parkedKeys[key] {
@@ -662,8 +692,17 @@ extension NodeCore {
             }
             return
         }
+        paths.returning.answered(now: now)
         if flying.origins.isEmpty { giveBack(applied.result) }
-        answer(flying.origins, .success(applied.result))
+        var origins = flying.origins
+        if applied.command.wait == nil {
+            // Who applies this without being told answers its client itself.
+            origins.removeAll { origin in
+                guard case .peer(let peer, _) = origin else { return false }
+                return raft?.knowsOfCommit(peer, state.appliedIndex) ?? false
+            }
+        }
+        answer(origins, .success(applied.result))
     }
 
     /// Whoever asked has gone: what was reserved for it goes to the next.

@@ -127,6 +127,8 @@ package struct NodeOutline: Sendable {
     /// False before a node has joined or founded a cluster.
     package var hasRaft = false
     package var hasParked = false
+    /// Committed entries wait to be applied.
+    package var hasBacklog = false
     package var nextDeadline = MonotonicTime.distantFuture
 
     package init() {}
@@ -139,6 +141,7 @@ extension NodeCore {
         outline.nextDeadline = nextDeadline
         outline.appliedIndex = state.appliedIndex
         outline.hasParked = !paths.parked.isEmpty
+        outline.hasBacklog = hasBacklog
         guard raft != nil else { return outline }
         outline.hasRaft = true
         outline.term = raft?.term ?? 0

@@ -111,6 +111,9 @@ public struct NodeCore: Sendable {
     /// Log time at the moment this node began to lead, and that moment.
     var leaderClock: (milliseconds: UInt64, since: MonotonicTime)?
     private var appliedBytes = 0
+    /// Committed entries that are not applied yet, in order.
+    private var backlog: [LogEntry] = []
+    private var isPostponing = false
     private var isMakingSnapshot = false
     private var snapshotRetryAt = MonotonicTime.zero
     private(set) var shutdown: Shutdown?
@@ -355,8 +358,32 @@ public struct NodeCore: Sendable {
 
     // MARK: - Effects
 
+    /// What others wait for: what goes to the disk and to other nodes. A follower that was told of new entries and of what is
+    /// committed stores the former first and answers, and applies the latter with ``takeEffects()``, which must be called soon.
+    public mutating func takeUrgentEffects() -> [NodeEffect] {
+        guard let raft, !raft.isLeader else { return [] }
+        proposePending()
+        isPostponing = true
+        _ = drainRaft()
+        isPostponing = false
+        defer { effects.removeAll(keepingCapacity: true) }
+        return effects
+    }
+
+    /// Committed entries wait to be applied by ``takeEffects()``.
+    public var hasBacklog: Bool { !backlog.isEmpty }
+
+    private mutating func applyBacklog() {
+        guard !backlog.isEmpty else { return }
+        let entries = backlog
+        backlog = []
+        for entry in entries { apply(entry) }
+        serveReads()
+    }
+
     /// What is to be done since the last call. Builds the entries and batches first.
     public mutating func takeEffects() -> [NodeEffect] {
+        applyBacklog()
         updateBootstrap()
         reconcile()
         // Applying can make new proposals (a waiter that is served), and these new effects; it ends because each round
@@ -436,6 +463,11 @@ public struct NodeCore: Sendable {
             case .persist(let request): effects.append(.persist(request))
             case .send(let to, let message): sendRaft(message, to: to)
             case .committed(let entries):
+                if isPostponing {
+                    backlog += entries
+                    continue
+                }
+                applyBacklog()
                 for entry in entries { apply(entry) }
                 serveReads()
                 again = true
@@ -443,6 +475,7 @@ public struct NodeCore: Sendable {
             case .readFailed(let contexts): readsFailed(contexts)
             case .leaderChanged(let leader, let term): leaderChanged(to: leader, term: term)
             case .becameLeader(let term):
+                applyBacklog()
                 leaderClock = nil
                 effects.append(.log(.info, "leading term \(term)"))
                 again = true
@@ -462,7 +495,9 @@ public struct NodeCore: Sendable {
                 effects.append(.event(NodeEvent(kind: "voter.change", subject: subject)))
             case .sendSnapshot(let send): effects.append(.sendSnapshot(send))
             case .storeSnapshotChunk(let chunk): effects.append(.storeSnapshotChunk(chunk))
-            case .restoreSnapshot(let metadata): restore(metadata)
+            case .restoreSnapshot(let metadata):
+                applyBacklog()
+                restore(metadata)
             case .recovered(let through):
                 let why = "the damaged journal is whole again through entry \(through.index): this node votes again"
                 effects.append(.log(.info, why))

@@ -100,6 +100,8 @@ public final class World {
         public var unknownOutcomes = 0
         public var reads = 0
         public var committed: UInt64 = 0
+        /// Commitments that a follower knew of before its leader.
+        public var earlyCommits = 0
         public var jobs = 0
         public var reservations = 0
         public var grants = 0
@@ -131,6 +133,7 @@ public final class World {
             a.unknownOutcomes += b.unknownOutcomes
             a.reads += b.reads
             a.committed += b.committed
+            a.earlyCommits += b.earlyCommits
             a.jobs += b.jobs
             a.reservations += b.reservations
             a.grants += b.grants
@@ -424,7 +427,14 @@ public final class World {
 
     private func flush(_ i: Int) throws {
         let host = hosts[i]
-        guard let effects = host.core?.takeEffects() else { return }
+        guard var effects = host.core?.takeUrgentEffects() else { return }
+        if host.core?.hasBacklog ?? false, chance(0.3) {
+            // Its disk writes meanwhile, and other inputs may come before what is committed is applied.
+            host.isFlushScheduled = true
+            schedule(after: random(1..<2_000), .flush(i, life: host.life))
+        } else {
+            effects += host.core?.takeEffects() ?? []
+        }
         let outline = host.core?.outline() ?? NodeOutline()
         note(
             6, UInt64(i), UInt64(effects.count), outline.term, outline.commitIndex,
