@@ -28,8 +28,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "latency.h"
 
 enum { MAX_DEPTH = 1024, MAX_ADDRESSES = 16, INPUT = 65536 };
 enum mode { PUT, PEEK, WATCH };
@@ -55,41 +56,9 @@ static conn *conns;
 static char *command;          // what put and peek send
 static size_t command_len, body_len;
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-static uint64_t pause_ns(void) {
-    static uint64_t dice = 88172645463325252ull;
-    dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
-    return (uint64_t)(pause_ms * 1e6 * (0.5 + (double)(dice % 1000) / 1000));
-}
 static void die(const char *what) {
     fprintf(stderr, "queueload: %s: %s\n", what, errno ? strerror(errno) : "failed");
     exit(2);
-}
-
-// Latencies: 64 linear steps in each power of two, so that a figure is wrong by less than 1.6 %.
-enum { STEPS = 64, STEP_BITS = 6, OCTAVES = 40 };
-static uint64_t buckets[OCTAVES * STEPS], longest;
-static double total;
-static void record(uint64_t v) {
-    int top = v < STEPS ? STEP_BITS : 63 - __builtin_clzll(v), shift = top - STEP_BITS;
-    size_t slot = v < STEPS ? v : (size_t)(shift + 1) * STEPS + ((v >> shift) & (STEPS - 1));
-    buckets[slot < OCTAVES * STEPS ? slot : OCTAVES * STEPS - 1]++;
-    total += (double)v;
-    if (v > longest) longest = v;
-}
-static double quantile_ms(double q) {
-    uint64_t want = (uint64_t)(q * (double)done), seen = 0;
-    for (size_t i = 0; i < OCTAVES * STEPS; i++) {
-        if ((seen += buckets[i]) <= want) continue;
-        if (i < STEPS) return (double)i / 1e6;
-        size_t shift = i / STEPS - 1;
-        return (double)(((STEPS + i % STEPS) << shift) + ((1ull << shift) >> 1)) / 1e6;
-    }
-    return (double)longest / 1e6;
 }
 
 static void say(const char *word, uint64_t a, uint64_t b, const char *text) {
@@ -123,7 +92,7 @@ static void drop(conn *c, uint64_t now, const char *why) {
         say("fail", now, 0, why);
     }
     c->server = (c->server + 1) % addresses_count;
-    c->due = now + pause_ns();
+    c->due = now + about_ns(pause_ms);
 }
 static void flush_out(conn *c) {
     while (c->out_pos < c->out_len) {
@@ -209,7 +178,7 @@ static bool answer(conn *c, const char *line, uint64_t now) {
         else if ((double)(now - last_ok) >= gap_ms * 1e6) say("gap", last_ok, now, NULL);
         last_ok = now;
         c->job = c->job ? 0 : strtoull(line + 9, NULL, 10);
-        c->due = now + pause_ns();
+        c->due = now + about_ns(pause_ms);
     }
     return true;
 }

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import time
 import traceback
 
-from clusters import ROOT, Coterie, Etcd, Hosts, Workshop, disk, memory, note
+from clusters import ROOT, Coterie, Etcd, Hosts, Workshop, disk, memory, note, processor_time
 from consensus_goals import judge
 
 CLIENTS = (1, 16, 128, 1024)
@@ -32,6 +33,7 @@ class Bench:
         self.bound = shop.compile_c(os.path.join(shop.peers, "raft-bound/group_commit.c"), "-msse4.2", "-w")
         self.etcd_load = shop.compile_go(os.path.join(shop.peers, "etcd/etcd_load.go"))
         self.etcd_failover = shop.compile_go(os.path.join(shop.peers, "etcd/etcd_failover.go"))
+        self.libraft_program = None
         self.serial = 0
 
     # Loads: each gives {"rate", "p50", "p99", "p999"}, per second and in milliseconds.
@@ -61,6 +63,29 @@ class Bench:
                               cwd=self.shop.directory, capture_output=True, text=True, timeout=60, start_new_session=True)
         rate, p50, p99 = re.search(r"rate=(\d+)/s p50=(\d+)us p99=(\d+)us", done.stdout).groups()
         return {"rate": float(rate), "p50": float(p50) / 1000, "p99": float(p99) / 1000}
+
+    def libraft_run(self, *words, limit):
+        """Benchmarks/libraft.c starts and ends its own nodes."""
+        self.serial += 1
+        directory = self.shop.path(f"r{self.serial}")
+        os.mkdir(directory)
+        child = self.shop.start(self.libraft_program, words[0], "-d", directory, *words[1:], stdout=subprocess.PIPE, text=True)
+        text, _ = child.communicate(timeout=limit)
+        shutil.rmtree(directory)
+        if child.returncode:
+            raise RuntimeError(f"libraft {' '.join(words)}: exit {child.returncode}")
+        return json.loads(text)
+
+    def libraft_load(self, clients, words):
+        seconds = self.options.seconds
+        for attempt in range(3):
+            try:
+                return self.libraft_run("load", "-c", str(clients), "-t", str(seconds), *words, limit=seconds + 60)
+            except RuntimeError as error:
+                # Most likely its leader has changed, on a machine that others use too: what was refused is no measure of a load.
+                if attempt == 2:
+                    raise
+                note(f"  {error}; again")
 
     def coterie(self):
         self.serial += 1
@@ -302,6 +327,33 @@ class Bench:
                 cluster.stop()
         return result
 
+    def libraft(self):
+        """canonical's C Raft, which forwards nothing: every client has a connection of its own to the leader, with both. "tuned" has
+        what the library leaves to its user: the commands of one turn handed over together, TCP_NODELAY between the nodes, snapshots as
+        rare as Coterie's; for the kill, Coterie's time-outs instead."""
+        if not os.path.exists("/usr/include/raft/uv.h"):
+            return {"not_measured": "libraft-dev is not installed: scripts/install-packages bench does, where Debian has it"}
+        self.libraft_program = self.shop.compile_c(os.path.join(ROOT, "Benchmarks/libraft.c"), "-Wall", "-Wextra", libraries=("raft", "uv"))
+        kinds = {"libraft": (), "libraft-tuned": ("-b", "-N", "-S", "50000")}
+        figures = Figures()
+        for _ in range(self.options.rounds):
+            for clients in CLIENTS:
+                for kind, words in kinds.items():
+                    figures.take(f"{kind} leader {clients}", self.libraft_load(clients, words))
+                cluster = self.coterie()
+                addresses, pids = cluster.addresses(cluster.leader()), [pid for pid, _ in cluster.processes().values()]
+                before = sum(map(processor_time, pids))
+                load = self.queue_load("put", addresses, clients)
+                load["cpu_us"] = round(1e6 * (sum(map(processor_time, pids)) - before) / load["done"], 1)
+                figures.take(f"coterie leader {clients}", load)
+                cluster.stop()
+        trials = 1 if self.options.quick else 6
+        gaps = {}
+        for kind, words in {"libraft": (), "libraft-tuned": ("-e", "250", "-h", "50")}.items():
+            gaps[kind] = spread(self.libraft_run("kill", "-n", str(trials), *words, limit=60 + 30 * trials)["gaps"])
+            note(f"  {kind}, kill: {gaps[kind]['all']}")
+        return {**figures.document(), "kill": gaps}
+
     def core(self):
         places = [os.path.join(place, "consensus-rate") for place in (self.shop.binaries, os.path.join(ROOT, ".build/release"))]
         program = next((p for p in places if os.access(p, os.X_OK)), None)
@@ -370,7 +422,7 @@ def spread(gaps):
 
 
 def short(figures):
-    return {key: figures[key] for key in ("rate", "p50", "p99", "p999", "max") if key in figures}
+    return {key: figures[key] for key in ("rate", "p50", "p99", "p999", "max", "cpu_us") if key in figures}
 
 
 class Figures:
@@ -381,7 +433,8 @@ class Figures:
 
     def take(self, name, figures):
         self.runs.setdefault(name, []).append(short(figures))
-        note(f"  {name}: {figures['rate']:.0f}/s, p50 {figures['p50']:.2f}, p99 {figures['p99']:.2f} ms")
+        cost = f", {figures['cpu_us']} us of processor time each" if "cpu_us" in figures else ""
+        note(f"  {name}: {figures['rate']:.0f}/s, p50 {figures['p50']:.2f}, p99 {figures['p99']:.2f} ms{cost}")
 
     def document(self):
         medians = {name: {key: round(statistics.median(r[key] for r in runs), 3) for key in runs[0]} for name, runs in self.runs.items()}
@@ -390,7 +443,8 @@ class Figures:
             if not name.startswith("coterie "):
                 continue
             place, clients = re.match(r"coterie (\S+) ([^,]+)", name).groups()
-            for peer in (f"etcd {place} {clients}", f"etcd any {clients}", f"bound {clients}"):
+            for peer in (f"etcd {place} {clients}", f"etcd any {clients}", f"bound {clients}", f"libraft {place} {clients}",
+                         f"libraft-tuned {place} {clients}"):
                 if peer in medians and not (peer.startswith("etcd any") and place == "any" and peer in ratios.get(name, {})):
                     ratios.setdefault(name, {})[peer] = {
                         "rate": round(figures["rate"] / medians[peer]["rate"], 3), "p50": round(figures["p50"] / medians[peer]["p50"], 3)}
@@ -399,7 +453,7 @@ class Figures:
 
 # Seconds that a row may take before it is given up: generous, for a machine that others use too.
 ROWS = {"puts": 900, "reads": 300, "core": 60, "kill": 600, "freeze": 240, "cut": 240, "handover": 240, "overload": 120,
-        "memory": 180, "restart": 900}
+        "memory": 180, "restart": 900, "libraft": 600}
 
 
 def main():

@@ -43,9 +43,9 @@ class Workshop:
     def path(self, *parts):
         return os.path.join(self.directory, *parts)
 
-    def compile_c(self, source, *flags):
+    def compile_c(self, source, *flags, libraries=()):
         program = self.path(os.path.basename(source)[:-2])
-        subprocess.run(["cc", "-O2", *flags, "-o", program, source], check=True)
+        subprocess.run(["cc", "-O2", *flags, "-o", program, source, *(f"-l{name}" for name in libraries)], check=True)
         return program
 
     def compile_go(self, source):
@@ -381,6 +381,12 @@ def memory(pid):
         if line.startswith(("RssAnon", "VmRSS")):
             figures[line.split(":")[0]] = round(int(line.split()[1]) / 1024, 1)
     return figures
+
+
+def processor_time(pid):
+    """Seconds that the process has computed, in the kernel and out of it."""
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def disk(directory):
