@@ -52,6 +52,39 @@ extension Raft {
         }
     }
 
+    // MARK: The first question
+
+    // Where all nodes were restarted nobody leads, and to wait for silence would be idle. So a voter that has just started asks at
+    // once, and counts the answers only if all voters say that they would elect it: whoever leads is one of them, and would
+    // not. What some of them say proves nothing, for those who have just started as well have not heard the leader yet.
+
+    mutating func beginFirstQuestion() {
+        guard canCampaign else { return }
+        firstQuestionDue = now + options.evidenceWindow * firstQuestionRank
+    }
+
+    /// By the order of ids, so that of those who start together the first is elected before the others ask.
+    private var firstQuestionRank: Int {
+        configuration.members.filter { configuration.isVoter($0) }.firstIndex(of: id) ?? 0
+    }
+
+    /// Asked again until all have answered, for they may come later, or a usual election begins.
+    mutating func askFirstQuestion() {
+        firstQuestionDue = now + options.evidenceWindow * (otherVoters.count + 1)
+        guard canCampaign else { return }
+        if role != .preCandidate {
+            role = .preCandidate
+            votesFor = [id]
+        }
+        if hasAllVotes { return startElection(isTransfer: false) }
+        let request = VoteRequest(term: term + 1, last: log.last, isTransfer: false)
+        for voter in otherVoters where !votesFor.contains(voter) { sendNow(voter, .preVote(request)) }
+    }
+
+    private var hasAllVotes: Bool { otherVoters.allSatisfy { votesFor.contains($0) } }
+
+    // MARK: Silence
+
     mutating func electionTimedOut() {
         if isTermLost { return askForTerms() }
         guard canCampaign else {
@@ -66,6 +99,7 @@ extension Raft {
 
     mutating func startPreVote() {
         role = .preCandidate
+        firstQuestionDue = .distantFuture
         setLeader(nil)
         resetCampaignTimer()
         votesFor = [id]
@@ -86,6 +120,7 @@ extension Raft {
 
     mutating func startElection(isTransfer: Bool) {
         role = .candidate
+        firstQuestionDue = .distantFuture
         term += 1
         vote = id
         hardStateChanged = true
@@ -114,7 +149,8 @@ extension Raft {
     mutating func receivePreVoteResponse(_ response: VoteResponse, from: NodeID) {
         if !response.granted {
             guard response.term > term else { return }
-            let wasAsking = role == .preCandidate
+            // A first question waits for its turn: who refused may lead.
+            let wasAsking = role == .preCandidate && firstQuestionDue == .distantFuture
             becomeFollower(term: response.term, leader: nil)
             // Only the number was too low. Each repetition needs a higher term, so this ends.
             if wasAsking && canCampaign { startPreVote() }
@@ -122,7 +158,9 @@ extension Raft {
         }
         guard role == .preCandidate, response.term == term + 1 else { return }
         record(from)
-        if configuration.hasQuorum({ votesFor.contains($0) }) { startElection(isTransfer: false) }
+        let isEnough =
+            firstQuestionDue == .distantFuture ? configuration.hasQuorum({ votesFor.contains($0) }) : hasAllVotes
+        if isEnough { startElection(isTransfer: false) }
     }
 
     mutating func receiveVote(_ request: VoteRequest, from: NodeID) {
@@ -144,6 +182,7 @@ extension Raft {
         }
         // Who helps another to lead does not ask for itself meanwhile.
         role = .follower
+        firstQuestionDue = .distantFuture
         votesFor = []
         resetElectionTimer()
         sendWhenDurable(from, .voteResponse(VoteResponse(term: term, granted: true)))

@@ -130,6 +130,8 @@ public struct Raft: Sendable {
     var deadLeader: NodeID?
     /// Elections that may still be tried with short time-outs after proof of the leader's death.
     var fastAttempts = 0
+    /// When a voter that has just started asks all others whether anybody leads; `.distantFuture` once it knows more.
+    var firstQuestionDue: MonotonicTime = .distantFuture
     /// Whether late wake-ups already earned a grace since the last word of a leader.
     var stallGraceUsed = false
     var votesFor: [NodeID] = []
@@ -193,6 +195,7 @@ public struct Raft: Sendable {
         isSalvaged = recovered.recovery != nil
         resetElectionTimer()
         if isSalvaged { beginRecovery() }
+        beginFirstQuestion()
     }
 
     /// Feeds one event. After a thrown ``RaftViolation`` the event is ignored and the state is sound; it should be reported.
@@ -259,7 +262,7 @@ public struct Raft: Sendable {
     /// When `.timer` is wanted next; ``MonotonicTime/distantFuture`` if never.
     public var nextDeadline: MonotonicTime {
         if storageFailed { return .distantFuture }
-        return role == .leader ? min(protocolDeadline, commitNoticeDue) : protocolDeadline
+        return min(protocolDeadline, role == .leader ? commitNoticeDue : firstQuestionDue)
     }
 
     /// The timers of the protocol itself, which a stalled process finds expired.
@@ -284,7 +287,7 @@ public struct Raft: Sendable {
         switch role {
         case .leader: leaderTick()
         case .follower, .preCandidate, .candidate:
-            if now >= electionDeadline { electionTimedOut() }
+            if now >= electionDeadline { electionTimedOut() } else if now >= firstQuestionDue { askFirstQuestion() }
         }
     }
 
@@ -369,6 +372,7 @@ public struct Raft: Sendable {
         if messageTerm > term || role != .follower { becomeFollower(term: messageTerm, leader: from) }
         setLeader(from)
         lastLeaderContact = now
+        firstQuestionDue = .distantFuture
         deadLeader = nil
         fastAttempts = 0
         stallGraceUsed = false

@@ -66,6 +66,24 @@ public struct SnapshotStore: Sendable {
 
     /// The newest snapshot that checks out from the first byte to the last, and the names of newer ones that do not.
     public func newest() throws(JournalError) -> (snapshot: StoredSnapshot?, damaged: [String]) {
+        try newest { _, _ in }
+    }
+
+    /// The same, with its data: the file is read once.
+    public func load() throws(JournalError) -> (snapshot: StoredSnapshot?, data: [UInt8], damaged: [String]) {
+        var data: [UInt8] = []
+        let (snapshot, damaged) = try newest { chunk, fileBytes in
+            guard let chunk else { return data = [] }
+            if data.isEmpty { data.reserveCapacity(fileBytes) }
+            data += chunk
+        }
+        return (snapshot, data, damaged)
+    }
+
+    /// `visit` gets the chunks of each file that is looked at, and the file's size; before each file, nil.
+    private func newest(_ visit: ([UInt8]?, Int) -> Void) throws(JournalError) -> (
+        snapshot: StoredSnapshot?, damaged: [String]
+    ) {
         var damaged: [String] = []
         do throws(DiskError) {
             var found: [(LogPosition, String)] = []
@@ -73,17 +91,24 @@ public struct SnapshotStore: Sendable {
                 if let position = SnapshotStore.parse(name) { found.append((position, name)) }
             }
             for (position, name) in found.sorted(by: { $0.0.index > $1.0.index }) {
-                if let snapshot = try check(name), snapshot.metadata.position == position { return (snapshot, damaged) }
+                visit(nil, 0)
+                if let snapshot = try check(name, visit: visit), snapshot.metadata.position == position {
+                    return (snapshot, damaged)
+                }
                 damaged.append(name)
             }
         } catch {
             throw .failed(error)
         }
+        visit(nil, 0)
         return (nil, damaged)
     }
 
-    /// Reads and checks a whole file; nil if it is not a whole snapshot of this cluster. `visit` gets the data in chunks.
-    private func check(_ name: String, visit: ([UInt8]) -> Void = { _ in }) throws(DiskError) -> StoredSnapshot? {
+    /// Reads and checks a whole file; nil if it is not a whole snapshot of this cluster. `visit` gets the data in chunks, and the
+    /// size of the file.
+    private func check(_ name: String, visit: ([UInt8]?, Int) -> Void = { _, _ in }) throws(DiskError)
+        -> StoredSnapshot?
+    {
         let file = try disk.open(name, .readOnly)
         defer { disk.close(file) }
         let size = try disk.size(file)
@@ -103,7 +128,7 @@ public struct SnapshotStore: Sendable {
                 return nil
             }
             crc = CRC32C.checksum(chunk, continuing: crc)
-            visit(chunk)
+            visit(chunk, Int(clamping: size))
             data += UInt64(length)
             chunks += 1
             offset += 8 + UInt64(length)
@@ -139,7 +164,9 @@ public struct SnapshotStore: Sendable {
 
     /// Hands out the data of a snapshot in order, and says whether all of it checked out.
     public func readData(_ snapshot: StoredSnapshot, _ visit: ([UInt8]) -> Void) throws(JournalError) -> Bool {
-        do throws(DiskError) { return try check(snapshot.name, visit: visit) == snapshot } catch {
+        do throws(DiskError) {
+            return try check(snapshot.name, visit: { chunk, _ in if let chunk { visit(chunk) } }) == snapshot
+        } catch {
             throw .failed(error)
         }
     }

@@ -353,7 +353,16 @@ public final class Agent {
         guard let exported = core.exportedState else {
             return clients.respond(request, .failure(CoterieError(.noLeader, "this node belongs to no cluster yet")))
         }
-        clients.respond(request, .success(exports.keep(exported, for: request, options: core.options).utf8))
+        exports.encodes(for: request)
+        let image = exported.image
+        loop.blocking {
+            StateExports.Encoded(image)
+        } then: { [weak self] encoded in
+            guard let self,
+                let document = self.exports.keep(encoded, of: exported, for: request, options: self.core.options)
+            else { return }
+            self.clients.respond(request, .success(document.utf8))
+        }
     }
 
     private func log(_ level: LogLevel, _ text: String) {

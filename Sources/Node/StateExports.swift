@@ -1,5 +1,5 @@
-// The state of the cluster in pieces, for `coterie snapshot save`: a linearizable read fixes it, and it is kept here while a
-// client fetches it piece by piece.
+// The state of the cluster in pieces, for `coterie snapshot save`: a linearizable read fixes it, another thread encodes it, and it
+// is kept here while a client fetches it piece by piece.
 import EventLoop
 import Model
 import NodeCore
@@ -25,6 +25,8 @@ struct StateExports {
     private var nextID: UInt64 = 1
     private var nextRead = StateExports.firstRead
     private var waiting: [UInt64: RequestID] = [:]
+    /// Their state is being encoded.
+    private var encoding: Set<RequestID> = []
 
     /// True for the paths that are served here.
     static func serves(_ path: String) -> Bool { path == "snapshot" || path.hasPrefix("snapshot/") }
@@ -41,6 +43,7 @@ struct StateExports {
 
     /// The read that a request had started, if it still waits.
     mutating func cancel(_ request: RequestID) -> UInt64? {
+        encoding.remove(request)
         guard let read = waiting.first(where: { $0.value == request })?.key else { return nil }
         waiting[read] = nil
         return read
@@ -49,17 +52,35 @@ struct StateExports {
     /// The reads that nobody waits for any more.
     mutating func connectionClosed(_ connection: UInt64) -> [UInt64] {
         exports.removeAll { $0.connection == connection }
+        encoding = encoding.filter { $0.connection != connection }
         let reads = waiting.filter { $0.value.connection == connection }.map(\.key).sorted()
         for read in reads { waiting[read] = nil }
         return reads
     }
 
-    /// Keeps a state, and describes it.
-    mutating func keep(_ exported: NodeCore.ExportedState, for request: RequestID, options: NodeOptions) -> JSONValue {
+    /// Made on any thread: it takes as long as the state is large.
+    struct Encoded: Sendable {
+        var state: [UInt8]
+        var checksum: UInt32
+
+        init(_ image: StateImage) {
+            state = image.encoded
+            checksum = CRC32C.checksum(state)
+        }
+    }
+
+    /// The request waits for its state to be encoded.
+    mutating func encodes(for request: RequestID) { encoding.insert(request) }
+
+    /// Keeps a state, and describes it. Nil if nobody waits for it any more.
+    mutating func keep(
+        _ encoded: Encoded, of exported: NodeCore.ExportedState, for request: RequestID, options: NodeOptions
+    ) -> JSONValue? {
+        guard encoding.remove(request) != nil else { return nil }
         if exports.count >= StateExports.limit { exports.removeFirst() }
         let id = nextID
         nextID += 1
-        exports.append(Export(id: id, connection: request.connection, state: exported.state))
+        exports.append(Export(id: id, connection: request.connection, state: encoded.state))
         let configuration = exported.metadata.configuration
         func list(_ ids: [NodeID]) -> JSONValue { .array(ids.map { .string($0.description) }) }
         return [
@@ -69,7 +90,7 @@ struct StateExports {
             "voters": list(configuration.voters), "outgoing": list(configuration.outgoing),
             "learners": list(configuration.learners), "node": .string(options.name),
             "version": .string(options.version),
-            "bytes": JSONValue(exported.state.count), "checksum": JSONValue(UInt64(CRC32C.checksum(exported.state))),
+            "bytes": JSONValue(encoded.state.count), "checksum": JSONValue(UInt64(encoded.checksum)),
         ]
     }
 

@@ -64,18 +64,9 @@ final class Storage {
             let snapshotDisk = try PosixDisk(path: directory.snapshotsPath, create: true)
             let clusterID = stableHash(cluster)
             let store = SnapshotStore(disk: snapshotDisk, cluster: clusterID)
-            let (newest, damaged) = try store.newest()
+            let (newest, state, damaged) = try store.load()
             try store.clean(keep: 2, damaged: damaged)
             var notes = damaged.map { "snapshot \($0) does not check out and is not used" }
-            var state: [UInt8]?
-            if let newest {
-                var bytes: [UInt8] = []
-                bytes.reserveCapacity(Int(clamping: newest.imageBytes))
-                guard try store.readData(newest, { bytes += $0 }) else {
-                    throw CoterieError(.failed, "the snapshot \(newest.name) changed while it was read")
-                }
-                state = bytes
-            }
             let options = JournalOptions(identity: JournalIdentity(cluster: clusterID, node: directory.id))
             // Says that there was a journal, should its directory be gone: then this node may have voted.
             let markPath = directory.path + "/journal-made"
@@ -113,7 +104,8 @@ final class Storage {
                 && recovered.log.base == .zero && recovered.log.recovery == nil
             let storage = try Storage(loop: loop, journal: journal, store: store, directory: directory.path)
             let recovery = NodeRecovery(
-                log: recovered.log, isVirgin: isVirgin, promise: promise, state: state, lineage: lineage)
+                log: recovered.log, isVirgin: isVirgin, promise: promise, state: newest == nil ? nil : state,
+                lineage: lineage)
             return (storage, recovery, notes)
         } catch let error as CoterieError {
             throw error
@@ -260,7 +252,7 @@ final class Storage {
         snapshotter.submit { () -> String? in
             do throws(JournalError) {
                 var writer = try box.store.begin(metadata)
-                try writer.append(image.encoded)
+                try image.encode { (piece: [UInt8]) throws(JournalError) in try writer.append(piece) }
                 _ = try writer.finish()
                 try box.store.clean(keep: 2)
                 return nil

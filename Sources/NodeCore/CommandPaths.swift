@@ -715,7 +715,7 @@ extension NodeCore {
         }
     }
 
-    private mutating func noteTopics(_ command: StateCommand) {
+    mutating func noteTopics(_ command: StateCommand) {
         switch command {
         case .queue: queuesChanged = true
         case .lease: changedTopics.insert(.elections)

@@ -538,7 +538,12 @@ public struct NodeCore: Sendable {
             effects.append(.log(.error, "log entry \(entry.index) can not be read by this version"))
             return
         }
-        for applied in state.apply(payload, index: entry.index) { commandApplied(applied) }
+        if paths.inFlight.isEmpty {
+            _ = state.apply(payload, index: entry.index, withReplies: false)
+            for command in payload.commands { noteTopics(command.command) }
+        } else {
+            for applied in state.apply(payload, index: entry.index) { commandApplied(applied) }
+        }
         stateMayHaveReadied()
     }
 

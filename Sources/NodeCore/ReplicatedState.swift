@@ -14,6 +14,8 @@ struct LogPayload: Sendable {
     /// Log time: milliseconds that pass only while there is a leader.
     var milliseconds: UInt64
     var commands: [ClientCommand]
+    /// What it was decoded from: the bodies of its jobs are parts of this.
+    private(set) var bytes: [UInt8]?
 
     var encoded: [UInt8] {
         var writer = ByteWriter(capacity: commands.reduce(32) { $0 + $1.command.weight })
@@ -30,6 +32,7 @@ struct LogPayload: Sendable {
     }
 
     init(decoding bytes: [UInt8]) throws(WireError) {
+        self.bytes = bytes
         var reader = ByteReader(bytes)
         guard try reader.u8() == LogPayload.version else { throw .invalid(at: 0, what: "log payload version") }
         milliseconds = try reader.varint()
@@ -65,13 +68,16 @@ struct ReplicatedState: Sendable {
     init() {}
 
     /// Applies an entry's commands in order. Total: a payload that can not be read changes nothing, equally on every node.
-    mutating func apply(_ payload: LogPayload, index: UInt64) -> [Applied] {
+    /// `withReplies` false: nobody waits for them here, and none are returned.
+    mutating func apply(_ payload: LogPayload, index: UInt64, withReplies: Bool = true) -> [Applied] {
         advance(to: payload.milliseconds)
         var applied: [Applied] = []
-        applied.reserveCapacity(payload.commands.count)
+        if withReplies { applied.reserveCapacity(payload.commands.count) }
         // Tokens and ids derive from the index; the position keeps those of one entry apart.
         for (position, command) in payload.commands.enumerated() {
-            applied.append(apply(command, index: index << 12 | UInt64(min(position, 4_095))))
+            let (result, isReplay) = apply(
+                command, index: index << 12 | UInt64(min(position, 4_095)), payload: payload.bytes)
+            if withReplies { applied.append(Applied(command: command, result: result, isReplay: isReplay)) }
         }
         return applied
     }
@@ -88,35 +94,37 @@ struct ReplicatedState: Sendable {
         if isNewSecond { sessions.expire(milliseconds: milliseconds) }
     }
 
-    private mutating func apply(_ command: ClientCommand, index: UInt64) -> Applied {
+    private mutating func apply(_ command: ClientCommand, index: UInt64, payload: [UInt8]?) -> (
+        StateResult, isReplay: Bool
+    ) {
         if case .endSession = command.command {
             sessions.end(command.session, milliseconds: milliseconds)
-            return Applied(command: command, result: .done, isReplay: false)
+            return (.done, false)
         }
-        switch sessions.verdict(command.session, sequence: command.sequence) {
-        case .stale: return Applied(command: command, result: .stale, isReplay: true)
+        let session = sessions.find(command.session)
+        switch sessions.verdict(session, sequence: command.sequence) {
+        case .stale: return (.stale, true)
         case .replay(let reply):
             var reader = ByteReader(reply)
-            let result = (try? StateResult(decoding: &reader)) ?? .stale
-            return Applied(command: command, result: result, isReplay: true)
+            return ((try? StateResult(decoding: &reader)) ?? .stale, true)
         case .new: break
         }
         let result: StateResult
         switch command.command {
-        case .queue(let queue): result = .queue(queues.apply(queue, index: index, now: milliseconds))
+        case .queue(let queue):
+            result = .queue(queues.apply(queue, index: index, now: milliseconds, payload: payload))
         case .lease(let lease): result = .lease(leases.apply(lease, index: index, now: milliseconds))
         case .scheduling(let scheduling):
             result = .scheduling(self.scheduling.apply(scheduling, index: index, now: milliseconds))
-        case .tick, .endSession: return Applied(command: command, result: .done, isReplay: false)
+        case .tick, .endSession: return (.done, false)
         }
         // A wait that found nothing goes on: it is not the command's reply yet.
         if !(command.wait != nil && result.isEmptyHanded) {
             sessions.record(
-                command.session, sequence: command.sequence, firstOutstanding: command.firstOutstanding,
-                reply: result.encoded,
-                milliseconds: milliseconds)
+                command.session, at: session, sequence: command.sequence, firstOutstanding: command.firstOutstanding,
+                reply: result.encoded, milliseconds: milliseconds)
         }
-        return Applied(command: command, result: result, isReplay: false)
+        return (result, false)
     }
 
     /// The reply that a command got earlier, if its session remembers: it need not go through the log again.
@@ -141,15 +149,27 @@ struct ReplicatedState: Sendable {
     // MARK: - Snapshot
 
     var encoded: [UInt8] {
+        var all: [UInt8] = []
+        encode { if all.isEmpty { all = $0 } else { all += $0 } }
+        return all
+    }
+
+    /// Jobs, of which there are millions, are handed on in pieces of about so much.
+    private static let pieceBytes = 1 << 20
+
+    /// Hands out ``encoded`` piece by piece.
+    func encode<E>(_ visit: ([UInt8]) throws(E) -> Void) throws(E) {
         var writer = ByteWriter(capacity: 65_536)
         writer.u8(ReplicatedState.version)
         writer.u64(appliedIndex)
         writer.u64(milliseconds)
         sessions.encode(into: &writer)
-        queues.encode(into: &writer)
+        try queues.encode(into: &writer) { (writer: inout ByteWriter) throws(E) in
+            if writer.count >= ReplicatedState.pieceBytes { try visit(writer.take()) }
+        }
         leases.encode(into: &writer)
         scheduling.encode(into: &writer)
-        return writer.bytes
+        try visit(writer.take())
     }
 
     init(decoding bytes: [UInt8]) throws(WireError) {
@@ -174,6 +194,9 @@ public struct StateImage: Sendable {
 
     /// The bytes of a snapshot's state.
     public var encoded: [UInt8] { state.encoded }
+
+    /// The same in pieces, in order, so that a large state is not in memory twice.
+    public func encode<E>(_ visit: ([UInt8]) throws(E) -> Void) throws(E) { try state.encode(visit) }
 }
 
 extension StateResult {

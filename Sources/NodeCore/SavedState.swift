@@ -56,7 +56,7 @@ public struct SavedState: Sendable {
     public mutating func apply(_ entry: LogEntry) {
         state.appliedIndex = entry.index
         guard entry.kind == .command, let payload = try? LogPayload(decoding: entry.payload) else { return }
-        _ = state.apply(payload, index: entry.index)
+        _ = state.apply(payload, index: entry.index, withReplies: false)
         // Soft state for drivers, of which there is none.
         _ = state.queues.takeReadied()
         _ = state.leases.takeFreed()
@@ -81,13 +81,13 @@ extension NodeCore {
     public struct ExportedState: Sendable {
         public var metadata: SnapshotMetadata
         public var lineage: Lineage
-        public var state: [UInt8]
+        public var image: StateImage
     }
 
-    /// Nil before the node belongs to a cluster. Costs as much as making a snapshot. Linearizable if the caller has waited for
-    /// `localReadReady`.
+    /// Nil before the node belongs to a cluster. Costs nothing until the image is encoded. Linearizable if the caller has waited
+    /// for `localReadReady`.
     public var exportedState: ExportedState? {
         guard let metadata = raft?.snapshotMetadata(at: state.appliedIndex) else { return nil }
-        return ExportedState(metadata: metadata, lineage: lineage, state: state.encoded)
+        return ExportedState(metadata: metadata, lineage: lineage, image: StateImage(state))
     }
 }

@@ -23,7 +23,7 @@ struct SessionTable: Sendable {
         case stale
     }
 
-    private struct Session: Sendable {
+    fileprivate struct Session: Sendable {
         var firstOutstanding: UInt64
         var lastUsed: UInt64
         /// Sorted by sequence.
@@ -64,9 +64,21 @@ struct SessionTable: Sendable {
 
     var count: Int { sessions.count }
 
-    func verdict(_ id: SessionID, sequence: UInt64) -> Verdict {
-        guard let session = sessions[id] else { return .new }
+    /// Where a session lies in the table, as long as the table does not change.
+    struct Place {
+        fileprivate var index: Dictionary<SessionID, Session>.Index
+    }
+
+    func find(_ id: SessionID) -> Place? { sessions.index(forKey: id).map { Place(index: $0) } }
+
+    func verdict(_ id: SessionID, sequence: UInt64) -> Verdict { verdict(find(id), sequence: sequence) }
+
+    func verdict(_ place: Place?, sequence: UInt64) -> Verdict {
+        guard let place else { return .new }
+        let session = sessions.values[place.index]
         if sequence < session.firstOutstanding { return .stale }
+        // The usual command is the newest.
+        guard let last = session.replies.last, sequence <= last.sequence else { return .new }
         let position = session.replies.partitioningIndex { $0.sequence >= sequence }
         if position < session.replies.count, session.replies[position].sequence == sequence {
             return .replay(session.replies[position].reply)
@@ -74,16 +86,18 @@ struct SessionTable: Sendable {
         return .new
     }
 
-    /// Keeps the reply of a command that was just applied, and forgets those the client no longer needs.
+    /// Keeps the reply of a command that was just applied, and forgets those the client no longer needs. `place` is what
+    /// ``find(_:)`` said, and nothing has changed since.
     mutating func record(
-        _ id: SessionID, sequence: UInt64, firstOutstanding: UInt64, reply: [UInt8], milliseconds: UInt64
+        _ id: SessionID, at place: Place?, sequence: UInt64, firstOutstanding: UInt64, reply: [UInt8],
+        milliseconds: UInt64
     ) {
-        if sessions[id] == nil {
+        if place == nil {
             if sessions.count >= SessionTable.sessionLimit { evictOldest() }
             sessions[id] = Session(firstOutstanding: firstOutstanding, lastUsed: milliseconds, replies: [])
         }
         // In place: a session that is taken out and put back costs two more looks at the table.
-        guard let index = sessions.index(forKey: id) else { return }
+        guard let index = place?.index ?? sessions.index(forKey: id) else { return }
         sessions.values[index].record(sequence, firstOutstanding, reply, milliseconds)
     }
 

@@ -1,5 +1,7 @@
 // Where jobs lie in memory: slots in pages, and heaps of slots. The state of the machine holds millions of jobs, so a job is one
-// small record (88 bytes beside its body), and what only few jobs have (a lease, a key) lies beside the store.
+// small record without references (96 bytes), its body lies in a ``BodyStore``, and what only few jobs have (a lease, a key) lies
+// beside the store.
+import Model
 
 enum JobState: UInt8, Sendable {
     case ready, reserved, delayed, buried
@@ -15,7 +17,7 @@ enum JobState: UInt8, Sendable {
 }
 
 struct Job: Sendable {
-    var body: [UInt8] = []
+    var body = BodyStore.Place.empty
     var id: UInt64 = 0
     /// Log time of the put.
     var created: UInt64 = 0
@@ -47,17 +49,27 @@ struct JobStore: Sendable {
 
     private var pages: [[Job]] = []
     private var free: [Slot] = []
-    private(set) var slots: [UInt64: Slot] = [:]
+    private var index = JobIndex()
+    private(set) var bodies = BodyStore()
     private var end: Slot = 0
 
-    var count: Int { slots.count }
+    var count: Int { index.count }
 
     subscript(slot: Slot) -> Job {
         _read { yield pages[Int(slot >> JobStore.pageBits)][Int(slot & JobStore.pageMask)] }
         _modify { yield &pages[Int(slot >> JobStore.pageBits)][Int(slot & JobStore.pageMask)] }
     }
 
-    mutating func insert(_ job: Job) -> Slot {
+    func slot(of id: UInt64) -> Slot? { index[id] }
+
+    /// Of all jobs, by id.
+    func forEach<E>(_ visit: (Slot) throws(E) -> Void) throws(E) { try index.forEach(visit) }
+
+    /// A part of memory that others use too: not to be kept.
+    func body(of slot: Slot) -> ArraySlice<UInt8> { bodies[self[slot].body] }
+
+    /// `payload`: the bytes that the body is a part of, if they are kept anyway; see ``BodyStore``.
+    mutating func insert(_ job: Job, body: ArraySlice<UInt8>, of payload: [UInt8]? = nil) -> Slot {
         let slot: Slot
         if let last = free.popLast() {
             slot = last
@@ -68,17 +80,120 @@ struct JobStore: Sendable {
                 pages.append(Array(repeating: Job(), count: 1 << Int(JobStore.pageBits)))
             }
         }
+        let (place, packing) = bodies.add(body, of: payload, id: job.id)
         self[slot] = job
-        slots[job.id] = slot
+        self[slot].body = place
+        index.insert(slot, for: job.id)
+        if let packing { pack(packing) }
         return slot
     }
 
     mutating func remove(_ slot: Slot) {
-        slots[self[slot].id] = nil
-        self[slot].body = []
+        let job = self[slot]
+        index.remove(job.id)
+        self[slot].body = .empty
         free.append(slot)
         // An empty queue gives its memory back.
-        if slots.isEmpty { self = JobStore() }
+        if index.count == 0 {
+            self = JobStore()
+        } else if let packing = bodies.remove(job.body) {
+            pack(packing)
+        }
+    }
+
+    private mutating func pack(_ block: UInt32) {
+        var slots: [Slot] = []
+        var places: [BodyStore.Place] = []
+        var start: UInt32 = 0
+        for id in bodies.ids(of: block) {
+            guard let slot = index[id], self[slot].body.block == block else { continue }
+            slots.append(slot)
+            places.append(self[slot].body)
+            self[slot].body.start = start
+            start += self[slot].body.count
+        }
+        guard let first = slots.first, let last = slots.last else { return }
+        bodies.pack(block, keeping: places, ids: self[first].id...self[last].id)
+    }
+}
+
+/// The slots of jobs by id. Ids are given in order, so that neighbours share a page: most of what a hash table of jobs costs, in
+/// bytes and in time, is saved, and the order of ids need not be made.
+struct JobIndex: Sendable {
+    private static let pageBits: UInt64 = 6
+    private static let pageMask: UInt64 = (1 << pageBits) - 1
+    private static let none = JobStore.Slot.max
+
+    private struct Page: Sendable {
+        var count = 0
+        var slots: [JobStore.Slot]
+    }
+
+    private var numbers: [UInt64: Int] = [:]
+    private var pages: [Page] = []
+    private var free: [Int] = []
+    /// The page that the last insertion went to.
+    private var latest: (key: UInt64, number: Int)?
+    private(set) var count = 0
+
+    subscript(id: UInt64) -> JobStore.Slot? {
+        guard let number = numbers[id >> JobIndex.pageBits] else { return nil }
+        let slot = pages[number].slots[Int(id & JobIndex.pageMask)]
+        return slot == JobIndex.none ? nil : slot
+    }
+
+    /// The id must be new.
+    mutating func insert(_ slot: JobStore.Slot, for id: UInt64) {
+        let key = id >> JobIndex.pageBits
+        let number: Int
+        if let latest, latest.key == key {
+            number = latest.number
+        } else {
+            number = page(for: key)
+            latest = (key, number)
+        }
+        pages[number].slots[Int(id & JobIndex.pageMask)] = slot
+        pages[number].count += 1
+        count += 1
+    }
+
+    private mutating func page(for key: UInt64) -> Int {
+        if let number = numbers[key] { return number }
+        let page = Page(slots: Array(repeating: JobIndex.none, count: 1 << Int(JobIndex.pageBits)))
+        let number: Int
+        if let last = free.popLast() {
+            number = last
+            pages[number] = page
+        } else {
+            number = pages.count
+            pages.append(page)
+        }
+        numbers[key] = number
+        return number
+    }
+
+    mutating func remove(_ id: UInt64) {
+        let key = id >> JobIndex.pageBits
+        let offset = Int(id & JobIndex.pageMask)
+        guard let number = numbers[key], pages[number].slots[offset] != JobIndex.none else { return }
+        count -= 1
+        pages[number].count -= 1
+        if pages[number].count > 0 {
+            pages[number].slots[offset] = JobIndex.none
+            return
+        }
+        numbers[key] = nil
+        pages[number].slots = []
+        free.append(number)
+        if latest?.key == key { latest = nil }
+    }
+
+    /// By id.
+    func forEach<E>(_ visit: (JobStore.Slot) throws(E) -> Void) throws(E) {
+        for key in numbers.keys.sorted() {
+            guard let number = numbers[key] else { continue }
+            for slot in pages[number].slots where slot != JobIndex.none { try visit(slot) }
+        }
     }
 }
 

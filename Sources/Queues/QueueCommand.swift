@@ -10,7 +10,8 @@ public struct NewJob: Sendable, Hashable {
     public var delayMilliseconds: UInt64
     /// Time to run: how long a reservation lasts unless it is touched. 0 means one second.
     public var ttrMilliseconds: UInt64
-    public var body: [UInt8]
+    /// Of a decoded command it is a part of the bytes that were decoded.
+    public var body: ArraySlice<UInt8>
     /// While a job with this key exists in the tube, or was put within the tube's dedupe window, a further put with it
     /// returns the first job's id and adds nothing.
     public var key: String?
@@ -24,7 +25,7 @@ public struct NewJob: Sendable, Hashable {
         self.priority = priority
         self.delayMilliseconds = delayMilliseconds
         self.ttrMilliseconds = ttrMilliseconds
-        self.body = body
+        self.body = body[...]
         self.key = key
     }
 }
@@ -115,7 +116,7 @@ extension NewJob {
         delayMilliseconds = try reader.varint()
         ttrMilliseconds = try reader.varint()
         key = try reader.optional { (r: inout ByteReader) throws(WireError) in try r.string(max: Limits.nameBytes) }
-        body = try reader.array(max: QueueLimits.bodyBytes)
+        body = try reader.slice(max: QueueLimits.bodyBytes)
     }
 }
 

@@ -68,7 +68,7 @@ public struct NodeFigures: Sendable, Hashable {
 extension QueueMachine {
     // MARK: Jobs and tubes
 
-    public func job(_ id: UInt64, now: UInt64 = 0) -> JobView? { store.slots[id].map { view($0, now: now) } }
+    public func job(_ id: UInt64, now: UInt64 = 0) -> JobView? { store.slot(of: id).map { view($0, now: now) } }
 
     /// The job that comes next in this state: most urgent ready, shortest delay, earliest burial. Nil for `reserved`.
     public func peek(tube: String, state: JobView.State, now: UInt64 = 0) -> JobView? {
@@ -108,8 +108,11 @@ extension QueueMachine {
             ttrMilliseconds: job.ttr,
             leftMilliseconds: left, reserves: job.reserves, timeouts: job.timeouts, releases: job.releases,
             buries: job.buries,
-            kicks: job.kicks, holder: leases[slot]?.holder, key: keyOfJob[slot], body: job.body)
+            kicks: job.kicks, holder: leases[slot]?.holder, key: keyOfJob[slot], body: Array(store.body(of: slot)))
     }
+
+    /// What the bodies of all jobs take in memory, with what is kept beside them: see ``BodyStore``.
+    public var bodyBytes: Int { store.bodies.heldBytes }
 
     // MARK: Documents
 

@@ -11,7 +11,10 @@ import Wire
 extension QueueMachine {
     private static let version: UInt8 = 1
 
-    public func encode(into writer: inout ByteWriter) {
+    public func encode(into writer: inout ByteWriter) { encode(into: &writer) { _ in } }
+
+    /// `afterEach` is called with the writer behind each job: it may take out what was written.
+    public func encode<E>(into writer: inout ByteWriter, afterEach: (inout ByteWriter) throws(E) -> Void) throws(E) {
         writer.u8(QueueMachine.version)
         for value in [logTime, nextID, burialNumber, vanishNumber] { writer.varint(value) }
         for value in totals.cumulative { writer.varint(value) }
@@ -37,7 +40,7 @@ extension QueueMachine {
             }
         }
         writer.count(store.count)
-        for (_, slot) in store.slots.sorted(by: { $0.key < $1.key }) {
+        try store.forEach { (slot: JobStore.Slot) throws(E) in
             let job = store[slot]
             writer.varint(job.id)
             writer.varint(UInt64(number[Int(job.tube)]))
@@ -52,7 +55,8 @@ extension QueueMachine {
                 writer.varint(lease.token)
                 writer.varint(lease.holder)
             }
-            writer.slice(job.body)
+            writer.slice(store.body(of: slot))
+            try afterEach(&writer)
         }
     }
 
@@ -135,14 +139,14 @@ extension QueueMachine {
         let key = try reader.optional { (r: inout ByteReader) throws(WireError) in try r.string(max: Limits.nameBytes) }
         job.hasKey = key != nil
         let lease = state == .reserved ? Lease(token: try reader.varint(), holder: try reader.varint()) : nil
-        job.body = try reader.array(max: QueueLimits.bodyBytes)
-        let slot = store.insert(job)
+        let body = try reader.slice(max: QueueLimits.bodyBytes)
+        let slot = store.insert(job, body: body)
         if let key {
             guard tubeTable[Int(tube)]?.keys[key] == nil else { throw .invalid(at: at, what: "dedupe key") }
             keyOfJob[slot] = key
             tubeTable[Int(tube)]?.keys[key] = Tube.TakenKey(id: job.id, until: nil)
         }
-        tubeTable[Int(tube)]?.bytes += UInt64(job.body.count)
+        tubeTable[Int(tube)]?.bytes += UInt64(body.count)
         place(slot, lease: lease)
         return job.id
     }

@@ -8,7 +8,7 @@ extension QueueMachine {
     }
 
     func reserved(_ id: UInt64, under lease: UInt64) -> Held {
-        guard let slot = store.slots[id] else { return .failure(.notFound) }
+        guard let slot = store.slot(of: id) else { return .failure(.notFound) }
         guard leases[slot]?.token == lease else { return .failure(.leaseExpired) }
         return .slot(slot)
     }
@@ -89,7 +89,7 @@ extension QueueMachine {
             id: job.id, tube: tubeTable[tube]?.name ?? "", priority: job.priority, ttrMilliseconds: job.ttr,
             lease: token,
             reserves: job.reserves, timeouts: job.timeouts, releases: job.releases, buries: job.buries,
-            kicks: job.kicks, body: job.body)
+            kicks: job.kicks, body: Array(store.body(of: slot)))
     }
 
     /// A job whose reservation ended without a decision on it becomes ready, or waits, or is buried if it had all its attempts.
@@ -198,7 +198,8 @@ extension QueueMachine {
     }
 
     mutating func noteReadied(_ tube: Int) {
-        guard tubeTable[tube]?.isReadied == false else { return }
+        // The tube that it was noted of last is the usual one.
+        guard readied.last != tube, tubeTable[tube]?.isReadied == false else { return }
         tubeTable[tube]?.isReadied = true
         readied.append(tube)
     }
@@ -252,6 +253,7 @@ extension QueueMachine {
             return
         }
         vanishNumber += 1
+        if recentTube?.index == tube { recentTube = nil }
         tubeTable[tube]?.vanished = vanishNumber
         vanishedTubes.append((vanishNumber, tube))
         vanishedCount += 1
@@ -262,6 +264,7 @@ extension QueueMachine {
             guard let old = tubeTable[entry.tube], old.vanished == entry.number else { continue }
             tubeIndex[old.name] = nil
             tubeTable[entry.tube] = nil
+            readied.removeAll { $0 == entry.tube }
             freeTubes.append(entry.tube)
             vanishedCount -= 1
         }

@@ -32,6 +32,8 @@ public struct QueueMachine: Sendable {
     var tubeTable: [Tube?] = []
     var freeTubes: [Int] = []
     var tubeIndex: [String: Int] = [:]
+    /// The tube of the last put, which is often that of the next. It exists.
+    var recentTube: (name: String, index: Int)?
     /// Ends of leases and delays.
     var timers = JobHeap<ByTimer>()
     /// Paused tubes by the end of their pause.
@@ -91,10 +93,15 @@ public struct QueueMachine: Sendable {
 
     /// Applies one committed entry. `index` is the entry's, from which lease tokens are made; `now` is its log time in milliseconds.
     /// What is due by `now` expires first, so that an answer never depends on whether a tick came in time.
-    public mutating func apply(_ command: QueueCommand, index: UInt64, now: UInt64) -> QueueResult {
+    ///
+    /// `payload`: the bytes that the command was decoded from, if the caller keeps them anyway. Bodies of jobs then stay parts of
+    /// them instead of copies.
+    public mutating func apply(_ command: QueueCommand, index: UInt64, now: UInt64, payload: [UInt8]? = nil)
+        -> QueueResult
+    {
         expire(now: now)
         switch command {
-        case .put(let jobs): return put(jobs)
+        case .put(let jobs): return put(jobs, payload)
         case .reserve(let tubes, let holder, let count):
             return reserve(tubes: tubes, holder: holder, count: count, index: index)
         case .reserveJob(let id, let holder): return reserveJob(id, holder: holder, index: index)
@@ -115,13 +122,19 @@ public struct QueueMachine: Sendable {
 
     // MARK: Commands
 
-    private mutating func put(_ jobs: [NewJob]) -> QueueResult {
+    private mutating func put(_ jobs: [NewJob], _ payload: [UInt8]?) -> QueueResult {
         totals.puts += UInt64(jobs.count)
         if let refusal = refusal(of: jobs) { return refusal }
         var inserted: [InsertedJob] = []
         inserted.reserveCapacity(jobs.count)
         for job in jobs {
-            let tube = makeTube(job.tube)
+            let tube: Int
+            if let recentTube, recentTube.name == job.tube {
+                tube = recentTube.index
+            } else {
+                tube = makeTube(job.tube)
+                recentTube = (job.tube, tube)
+            }
             if let key = job.key, let taken = tubeTable[tube]?.keys[key] {
                 inserted.append(InsertedJob(id: taken.id, isDuplicate: true))
                 continue
@@ -129,7 +142,6 @@ public struct QueueMachine: Sendable {
             let id = nextID
             nextID += 1
             var record = Job()
-            record.body = job.body
             record.id = id
             record.created = logTime
             record.priority = job.priority
@@ -137,7 +149,7 @@ public struct QueueMachine: Sendable {
             record.ttr = job.ttrMilliseconds == 0 ? 1_000 : min(job.ttrMilliseconds, QueueLimits.milliseconds)
             record.tube = UInt32(tube)
             record.hasKey = job.key != nil
-            let slot = store.insert(record)
+            let slot = store.insert(record, body: job.body, of: payload)
             if let key = job.key {
                 keyOfJob[slot] = key
                 tubeTable[tube]?.keys[key] = Tube.TakenKey(id: id, until: nil)
@@ -157,7 +169,8 @@ public struct QueueMachine: Sendable {
             return .refused(.tooLarge, "a put has at most \(QueueLimits.batch) jobs")
         }
         // The usual put, of one job without limits, without the tables that a batch needs.
-        if jobs.count == 1, let index = tubeIndex[jobs[0].tube], let limit = tubeTable[index]?.plainJobSize,
+        if jobs.count == 1, let index = recentTube?.name == jobs[0].tube ? recentTube?.index : tubeIndex[jobs[0].tube],
+            let limit = tubeTable[index]?.plainJobSize,
             UInt64(jobs[0].body.count) <= limit, jobs[0].key == nil
         {
             return nil
@@ -218,7 +231,7 @@ public struct QueueMachine: Sendable {
                 best = slot
             }
             guard let slot = best else { break }
-            bytes += store[slot].body.count
+            bytes += Int(store[slot].body.count)
             if !jobs.isEmpty, bytes > QueueLimits.reserveBytes { break }
             leave(slot)
             jobs.append(enterReserved(slot, holder: holder, token: index << 16 | UInt64(jobs.count)))
@@ -227,14 +240,14 @@ public struct QueueMachine: Sendable {
     }
 
     private mutating func reserveJob(_ id: UInt64, holder: UInt64, index: UInt64) -> QueueResult {
-        guard let slot = store.slots[id], store[slot].state != .reserved else { return .notFound }
+        guard let slot = store.slot(of: id), store[slot].state != .reserved else { return .notFound }
         leave(slot)
         return .reserved([enterReserved(slot, holder: holder, token: index << 16)])
     }
 
     private mutating func delete(_ id: UInt64, lease: UInt64?) -> QueueResult {
         totals.deletes += 1
-        guard let slot = store.slots[id] else { return .notFound }
+        guard let slot = store.slot(of: id) else { return .notFound }
         guard leases[slot]?.token == lease else { return .leaseExpired }
         let tube = Int(store[slot].tube)
         tubeTable[tube]?.deletes += 1
@@ -293,7 +306,7 @@ public struct QueueMachine: Sendable {
 
     private mutating func kickJob(_ id: UInt64) -> QueueResult {
         totals.kicks += 1
-        guard let slot = store.slots[id] else { return .notFound }
+        guard let slot = store.slot(of: id) else { return .notFound }
         switch store[slot].state {
         case .buried, .delayed:
             kick(slot)
@@ -357,7 +370,7 @@ public struct QueueMachine: Sendable {
 
     private mutating func releaseHolder(_ holder: UInt64) -> QueueResult {
         for id in (holders[holder] ?? []).sorted() {
-            guard let slot = store.slots[id] else { continue }
+            guard let slot = store.slot(of: id) else { continue }
             leave(slot)
             _ = giveBack(slot, delay: 0, isFailure: false)
         }

@@ -25,7 +25,7 @@ struct JobLedger {
     /// When its deletion was acknowledged.
     private(set) var deleted: [UInt64: MonotonicTime] = [:]
 
-    static func number(of body: [UInt8]) -> UInt64 {
+    static func number(of body: some Collection<UInt8>) -> UInt64 {
         body.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
 

@@ -11,6 +11,14 @@ public struct ByteWriter: Sendable {
 
     public var count: Int { bytes.count }
 
+    /// What was written so far, which the writer forgets; it goes on with room for as much.
+    public mutating func take() -> [UInt8] {
+        let taken = bytes
+        bytes = []
+        bytes.reserveCapacity(taken.count)
+        return taken
+    }
+
     public mutating func u8(_ value: UInt8) { bytes.append(value) }
     public mutating func bool(_ value: Bool) { bytes.append(value ? 1 : 0) }
     public mutating func u16(_ value: UInt16) { fixed(value) }
@@ -47,6 +55,11 @@ public struct ByteWriter: Sendable {
     }
 
     public mutating func slice(_ value: [UInt8]) {
+        varint(UInt64(value.count))
+        bytes.append(contentsOf: value)
+    }
+
+    public mutating func slice(_ value: ArraySlice<UInt8>) {
         varint(UInt64(value.count))
         bytes.append(contentsOf: value)
     }

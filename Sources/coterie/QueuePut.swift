@@ -46,7 +46,7 @@ struct QueuePut: ParsableCommand {
                     try await putLines(input, template, client, loop, printer)
                 } else {
                     var job = template
-                    job.body = try await input.readAll(loop, limit: QueueLimits.bodyBytes)
+                    job.body = try await input.readAll(loop, limit: QueueLimits.bodyBytes)[...]
                     printer.show(try await put([job], client))
                 }
                 printer.finish(nil)
@@ -82,7 +82,7 @@ private func putLines(
     }
     func add(_ line: some Sequence<UInt8>) {
         var job = template
-        job.body = partial + line
+        job.body = (partial + line)[...]
         partial = []
         batch.append(job)
     }

@@ -36,7 +36,7 @@ import Testing
         var leaders = 0
         var snapshots = 0
         var configurations = 0
-        for seed: UInt64 in 200..<215 {
+        for seed: UInt64 in 200..<220 {
             let world = try RaftWorld(seed: seed)
             try world.run()
             committed += world.oracle.highestCommitted

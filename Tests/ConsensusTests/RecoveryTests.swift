@@ -187,7 +187,7 @@ import Testing
     /// A leader of term 2 of five voters, with its first entry at index 3 durable at home.
     private func leader() throws -> Raft {
         var leader = raft([1, 1], term: 1, recovery: nil, voters: 5)
-        let due = leader.nextDeadline
+        let due = leader.electionDeadline
         try leader.handle(.timer, now: due)
         _ = try settle(&leader, at: due)
         for i in 1...2 {

@@ -38,6 +38,26 @@ import Testing
         }
     }
 
+    @Test func `the newest whole snapshot comes with its data alone`() throws {
+        let disk = SimulatedDisk()
+        let store = SnapshotStore(disk: disk, cluster: 5)
+        #expect(try store.load().snapshot == nil)
+        let old = try make(store, at: 7, bytes: 5_000)
+        let new = try make(store, at: 9)
+        func data(_ bytes: Int) -> [UInt8] { (0..<bytes).map { UInt8(truncatingIfNeeded: $0 &* 13) } }
+        #expect(try store.load().snapshot == new)
+        #expect(try store.load().data == data(10_000))
+        // Behind its first chunks.
+        disk.corrupt(new.name, at: 9_000)
+        let found = try store.load()
+        #expect(found.snapshot == old)
+        #expect(found.data == data(5_000))
+        #expect(found.damaged == [new.name])
+        disk.corrupt(old.name, at: 4_000)
+        #expect(try store.load().snapshot == nil)
+        #expect(try store.load().data.isEmpty)
+    }
+
     @Test func damagedSnapshotsDoNotTakeThePlaceOfTheWholeOne() throws {
         let disk = SimulatedDisk()
         let store = SnapshotStore(disk: disk, cluster: 5)

@@ -161,7 +161,9 @@ private struct Alone {
         let session = SessionID(high: 1, low: 1)
         let reply = [UInt8](repeating: 1, count: 1 << 20)
         for sequence in 1...20 as ClosedRange<UInt64> {
-            table.record(session, sequence: sequence, firstOutstanding: 1, reply: reply, milliseconds: 1)
+            table.record(
+                session, at: table.find(session), sequence: sequence, firstOutstanding: 1, reply: reply, milliseconds: 1
+            )
         }
         var writer = ByteWriter()
         table.encode(into: &writer)
@@ -171,7 +173,8 @@ private struct Alone {
         #expect(table.verdict(session, sequence: 20) == .replay(reply) && table.verdict(session, sequence: 21) == .new)
         // One that is larger by itself is kept.
         let large = [UInt8](repeating: 2, count: SessionTable.replyBytesLimit + 1)
-        table.record(session, sequence: 21, firstOutstanding: 1, reply: large, milliseconds: 1)
+        table.record(
+            session, at: table.find(session), sequence: 21, firstOutstanding: 1, reply: large, milliseconds: 1)
         #expect(
             table.verdict(session, sequence: 21) == .replay(large) && table.verdict(session, sequence: 20) == .stale)
     }

@@ -41,6 +41,34 @@ import Wire
         #expect(state.earlierReply(to: StateTests.put(1))?.encoded == first[0].result.encoded)
     }
 
+    @Test func `pieces of a state are the state`() throws {
+        var state = ReplicatedState()
+        let jobs = (0..<3_000).map { NewJob(tube: "t", body: [UInt8](repeating: UInt8($0 % 251), count: 1_000)) }
+        let put = ClientCommand(
+            session: StateTests.session, sequence: 1, firstOutstanding: 1, command: .queue(.put(jobs)))
+        _ = StateTests.apply(&state, put, index: 1)
+        var pieces: [[UInt8]] = []
+        StateImage(state).encode { pieces.append($0) }
+        #expect(pieces.count == 3)
+        #expect(pieces.allSatisfy { $0.count < (1 << 20) + 2_000 })
+        #expect(Array(pieces.joined()) == state.encoded)
+        #expect(try ReplicatedState(decoding: state.encoded).encoded == state.encoded)
+    }
+
+    @Test func `a job of a decoded entry is a part of the entry's payload`() throws {
+        let body = [UInt8](repeating: 7, count: 5_000)
+        let commands = (1...10 as ClosedRange<UInt64>).map {
+            ClientCommand(
+                session: StateTests.session, sequence: $0, firstOutstanding: 1,
+                command: .queue(.put([NewJob(tube: "t", body: body)])))
+        }
+        let payload = LogPayload(milliseconds: 1, commands: commands).encoded
+        var state = ReplicatedState()
+        _ = state.apply(try LogPayload(decoding: payload), index: 1)
+        #expect(state.queues.bodyBytes == payload.count)
+        #expect(state.queues.job(10)?.body == body)
+    }
+
     @Test func sessionsSurviveASnapshot() throws {
         var state = ReplicatedState()
         _ = StateTests.apply(&state, StateTests.put(1), index: 1)

@@ -114,7 +114,7 @@ struct NaiveQueue {
             lease: lease,
             reserves: job.reserves, timeouts: job.timeouts, releases: job.releases, buries: job.buries,
             kicks: job.kicks,
-            body: job.new.body)
+            body: Array(job.new.body))
     }
 
     private mutating func delete(_ at: Int) {

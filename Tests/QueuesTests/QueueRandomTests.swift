@@ -87,7 +87,20 @@ private func decoded(_ bytes: [UInt8]) throws -> QueueMachine {
             let command = source.next(lastID: machine.nextID - 1)
             let wasReady = ["a", "b", "c"].filter { machine.hasReady([$0]) }
             _ = machine.takeReadied()
-            var result = machine.apply(command, index: index, now: now)
+            // As out of a log entry, or made here.
+            var result: QueueResult
+            if source.number(3) > 0 {
+                var writer = ByteWriter()
+                writer.raw(repeatElement(0, count: Int(source.number(200))))
+                let start = writer.count
+                command.encode(into: &writer)
+                let payload = writer.bytes
+                var reader = ByteReader(payload)
+                _ = try reader.raw(start)
+                result = machine.apply(try QueueCommand(decoding: &reader), index: index, now: now, payload: payload)
+            } else {
+                result = machine.apply(command, index: index, now: now)
+            }
             let readied = machine.takeReadied()
             source.learn(result)
             if case .refused = result { result = .refused(.failed, "") }
@@ -120,7 +133,7 @@ private func decoded(_ bytes: [UInt8]) throws -> QueueMachine {
                 leftMilliseconds: isTimed ? job.deadline - naive.now : 0, reserves: job.reserves,
                 timeouts: job.timeouts,
                 releases: job.releases, buries: job.buries, kicks: job.kicks, holder: job.holder, key: job.new.key,
-                body: job.new.body)
+                body: Array(job.new.body))
             try #require(view == expected, "seed \(seed), entry \(index)")
         }
         let totals = machine.totals
