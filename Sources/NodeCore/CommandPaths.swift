@@ -102,7 +102,8 @@ struct CommandPaths: Sendable {
     /// Owned commands that have to be (re)sent as soon as there is a leader, in the order they came.
     var unsent: [UInt64] = []
     var inFlight: [CommandKey: InFlight] = [:]
-    /// Forwarded to this node since it leads, but before it had an entry of its own committed; by arrival.
+    /// Forwarded to this node since it leads, and not taken yet: those that may wait are not before it has committed an entry
+    /// of its term. By arrival.
     var early: [(command: ClientCommand, from: NodeID, id: UInt64, waitUntil: MonotonicTime?)] = []
     static let earlyLimit = 65_536
     /// Commands for the next entry.
@@ -219,6 +220,8 @@ struct CommandPaths: Sendable {
 
     mutating func leaderVanished(now: MonotonicTime) {
         if leaderlessSince == nil { leaderlessSince = now }
+        // If this node is the next one, all of them are in its first entry.
+        unsent = owned.keys.sorted()
         nextSweep = min(nextSweep, now + CommandPaths.leaderPatience)
     }
 
@@ -360,20 +363,29 @@ extension NodeCore {
         let unsent = paths.unsent
         paths.unsent = []
         if let raft, raft.isLeader {
-            guard raft.isReady else {
-                paths.unsent = unsent
-                return
-            }
+            // What has come before this node's first entry of the term shares that entry's message, sync and round. But whether
+            // something has to wait is known only when all that others committed is applied here.
+            let isReady = raft.isReady
             let early = paths.early
             paths.early = []
-            for item in early { take(item.command, from: item.from, item.id, waitUntil: item.waitUntil) }
+            for item in early {
+                if isReady || item.waitUntil == nil {
+                    take(item.command, from: item.from, item.id, waitUntil: item.waitUntil)
+                } else {
+                    paths.early.append(item)
+                }
+            }
             for id in refusingIfFull(unsent) {
                 guard let owned = paths.owned[id] else { continue }
+                guard isReady || owned.waitUntil == nil else {
+                    paths.unsent.append(id)
+                    continue
+                }
                 paths.owned[id]?.wasSent = true
                 paths.owned[id]?.openSends += 1
                 take(owned.command, origin: .here(id), waitUntil: owned.waitUntil)
             }
-            tickIfDue()
+            if isReady { tickIfDue() }
             propose()
         } else if let leader = raft?.leader, let address = membership.address(of: leader) {
             for id in unsent {
@@ -569,6 +581,8 @@ extension NodeCore {
 
     /// Log time now, by the leader's clock: it goes on from what the log has seen, and stands still without a leader.
     private mutating func logTime() -> UInt64 {
+        // The log may have seen more than is applied here.
+        guard raft?.isReady ?? false else { return state.milliseconds }
         let clock: (milliseconds: UInt64, since: MonotonicTime)
         if let known = leaderClock {
             clock = known
@@ -762,7 +776,7 @@ extension NodeCore {
             try reader.finish()
             let waitUntil = command.wait.map { now + $0 }
             guard let raft, raft.isReady else {
-                // Who has heard that this node leads need not ask again when it can serve, a round from now.
+                // Who has heard that this node leads need not ask again a round from now.
                 if raft?.isLeader ?? false, paths.early.count < CommandPaths.earlyLimit {
                     return paths.early.append((command, from, id, waitUntil))
                 }

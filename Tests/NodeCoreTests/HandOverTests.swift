@@ -15,6 +15,8 @@ private struct Trio {
     /// Frames that are lost: sender, receiver, kind.
     var loses: (Int, Int, FrameKind) -> Bool = { _, _, _ in false }
     var losesMessage: (RaftMessage) -> Bool = { _ in false }
+    /// The entries that were written together, by kind.
+    var batches: [[LogEntry.Kind]] = []
     /// The kinds of frames between nodes since the beginning.
     var frames: [FrameKind: Int] = [:]
 
@@ -69,7 +71,9 @@ private struct Trio {
     ) {
         switch effect {
         case .found: arrivals.append((node, .founded))
-        case .persist(let request): arrivals.append((node, .persisted(ticket: request.ticket)))
+        case .persist(let request):
+            batches.append(request.entries.map(\.kind))
+            arrivals.append((node, .persisted(ticket: request.ticket)))
         case .persistPromise: arrivals.append((node, .promisePersisted))
         case .persistLineage: arrivals.append((node, .lineagePersisted))
         case .respond(let id, let response): responses[id] = response
@@ -89,11 +93,15 @@ private struct Trio {
     }
 
     /// A put at `node`, whose answer has this id.
-    mutating func put(_ number: UInt32, at node: Int) -> RequestID {
+    mutating func put(_ number: UInt32, at node: Int, tube: String = "t") -> RequestID {
+        ask(.put([NewJob(tube: tube, body: [1])]), number, at: node)
+    }
+
+    mutating func ask(_ command: QueueCommand, _ number: UInt32, at node: Int, wait: TimeSpan? = nil) -> RequestID {
         let id = RequestID(connection: UInt64(node), channel: number)
         let command = ClientCommand(
-            session: SessionID(high: 7, low: UInt64(number)), sequence: 1, firstOutstanding: 1, wait: nil,
-            command: .queue(.put([NewJob(tube: "t", body: [1])])))
+            session: SessionID(high: 7, low: UInt64(number)), sequence: 1, firstOutstanding: 1, wait: wait,
+            command: .queue(command))
         cores[node].handle(.request(id, .command(command), .operator), now: now)
         return id
     }
@@ -125,10 +133,12 @@ private struct Trio {
         #expect(trio.leader != nil && trio.leader != old)
         #expect(trio.now == before)
         for id in asked { #expect(trio.isDone(id)) }
+        #expect(trio.batches.contains([.noop, .command]), "the first entry of the term has commands with it")
         for node in 0..<3 { #expect(trio.cores[node].softState.isQuiet) }
     }
 
-    /// Followers hear of a leader before it has committed anything. It keeps what they send meanwhile.
+    /// Followers hear of a leader before it has committed anything. It takes what they send meanwhile; what may have to wait it
+    /// keeps until it knows whether it has to.
     @Test func aLeaderThatCanNotServeYetKeepsCommands() throws {
         var trio = try Trio()
         let old = try #require(trio.leader)
@@ -141,13 +151,19 @@ private struct Trio {
         try #require(new != old && trio.leader == nil)
         let other = 3 - old - new
         let asked = trio.put(1, at: other)
+        let reserve = trio.ask(.reserve(tubes: ["u"], holder: 5, count: 1), 2, at: other, wait: .seconds(60))
         trio.settle()
         let replies = trio.frames[.forwarded] ?? 0
-        #expect(trio.cores[new].softState.proposals == 1 && trio.responses[asked] == nil)
+        let soft = trio.cores[new].softState
+        #expect(soft.inFlight == 1 && soft.proposals == 1 && soft.parked == 0 && trio.responses[asked] == nil)
         trio.losesMessage = { _ in false }
         trio.run(.milliseconds(300))
         #expect(trio.isDone(asked))
-        #expect(trio.frames[.forwarded] == replies + 1, "it was answered once, and never refused")
+        #expect(trio.frames[.forwarded] == replies + 1, "it was answered once, and nothing was refused")
+        #expect(trio.cores[new].softState.parked == 1 && trio.responses[reserve] == nil)
+        let late = trio.put(3, at: old, tube: "u")
+        trio.settle()
+        #expect(trio.isDone(late) && trio.isDone(reserve))
     }
 
     /// A leader that has lost its place tells whoever it holds commands for, that they are in no log.
