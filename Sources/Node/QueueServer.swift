@@ -193,7 +193,7 @@ final class QueueServer {
 
     /// Ends the service so that no command is lost. A client of this protocol can not tell a command that was not read from one
     /// whose answer was lost, so a connection ends together with an answer (see `QueueConnection.endIfAtRest`), or when its
-    /// client has been silent for a while. After ``drainTime`` no further command is read; what was read is still answered.
+    /// client has been silent for a while. After ``drainTime`` no further command is begun; what is under way is still answered.
     /// Calls `then` once, when all connections are closed, at most about a second later than that.
     func drain(_ then: @escaping () -> Void) {
         guard drain == nil else { return }
@@ -339,14 +339,18 @@ final class QueueConnection {
             if server.now >= endedAt + QueueServer.lingerTime { close() }
             return
         }
+        if session.hasStopped {
+            if session.outstanding == nil { end() }
+            return
+        }
         guard session.isAtRest, !session.mayHoldJobs, !stream.stream.hasUnreadInput else { return }
         if hasAnswered || server.now >= heardAt + QueueServer.drainSilence { end() }
     }
 
-    /// Reads no further command; what was read is answered, then the connection ends.
+    /// Begins no further command: the one under way is answered, then the connection ends.
     fileprivate func cut() {
         if endedAt != nil { return endIfAtRest(hasAnswered: false) }
-        turn { $0.peerEnded() }
+        turn { $0.stop() }
     }
 
     /// Says that this side will send nothing more. What the client may still send is thrown away, until it closes as well: it was

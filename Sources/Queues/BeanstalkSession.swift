@@ -59,6 +59,8 @@ public struct BeanstalkSession: Sendable {
     public var isDraining = false
     /// Reserves are answered with TIMED_OUT at once: see ``endReserves()``.
     public private(set) var hasEndedReserves = false
+    /// No further command is begun: see ``stop()``.
+    public private(set) var hasStopped = false
     public internal(set) var usedTube = "default"
     /// In the order of beanstalkd's list.
     public internal(set) var watchedTubes = ["default"]
@@ -156,6 +158,9 @@ public struct BeanstalkSession: Sendable {
         run()
     }
 
+    /// Begins no further command, also none that was received. What is under way is still answered.
+    public mutating func stop() { hasStopped = true }
+
     /// Time passes: a waiting reserve answers DEADLINE_SOON when a job of this connection comes within a second of its lease's end.
     public mutating func tick(now: MonotonicTime) {
         self.now = max(self.now, now)
@@ -222,7 +227,7 @@ public struct BeanstalkSession: Sendable {
 
     /// Begins what can be begun: until a command is under way, or the input holds no whole unit.
     private mutating func run() {
-        while pending == nil, !isOutputBlocked, !isClosed {
+        while pending == nil, !isOutputBlocked, !isClosed, !hasStopped {
             guard let unit = lookahead ?? parse() else {
                 if isEnding { close() }
                 break
