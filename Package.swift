@@ -142,6 +142,7 @@ let package = Package(
             name: "NodeTests",
             dependencies: [
                 "Model", "Wire", "Consensus", "Journal", "Security", "EventLoop", "Transport", "NodeCore", "Scheduling",
+                "Queues",
                 "Node",
             ]),
         .testTarget(

@@ -314,6 +314,25 @@ public final class ByteStream: LoopHandleOwner {
         }
     }
 
+    /// ``shutdown()``, so that the last bytes and the end leave in one segment where the transport has segments: a peer that
+    /// has read the bytes has the end as well. Write them after this call.
+    public func shutDownWithNextBytes(_ write: () -> Void) {
+        if case .tcp = box, let descriptor {
+            var on: Int32 = 1
+            setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_CORK, &on, socklen_t(MemoryLayout<Int32>.size))
+        }
+        write()
+        shutdown()
+    }
+
+    /// Bytes have come that were not read yet, or the end.
+    public var hasUnreadInput: Bool {
+        guard isSocket, let descriptor else { return false }
+        var byte: UInt8 = 0
+        let count = recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT))
+        return count >= 0
+    }
+
     private func didShutDown() {
         guard !isClosed else { return }
         hasShutDown = true

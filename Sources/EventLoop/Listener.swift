@@ -144,6 +144,20 @@ public final class Listener: LoopHandleOwner {
         if let onConnection { onConnection(stream) } else { stream.close() }
     }
 
+    /// Takes what has connected until now, then closes: the kernel resets what waits to be taken when a listener closes.
+    public func closeAfterAccepting() {
+        var descriptor: uv_os_fd_t = -1
+        // As many as wait at this moment at most; who comes later finds the port closed, a moment earlier or later.
+        for _ in 0..<1_024 where !isClosed && uv_fileno(raw.up(), &descriptor) == 0 {
+            let taken = Glibc.accept(descriptor, nil, nil)
+            if taken < 0 { break }
+            _ = fcntl(taken, F_SETFD, FD_CLOEXEC)
+            guard let stream = try? ByteStream.adopt(loop: loop, descriptor: taken) else { continue }
+            if let onConnection { onConnection(stream) } else { stream.close() }
+        }
+        close()
+    }
+
     public func close() {
         guard !isClosed else { return }
         isClosed = true

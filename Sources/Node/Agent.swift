@@ -409,6 +409,8 @@ public final class Agent {
 
     private func finish() {
         guard !stopped else { return }
+        // The last wishes of connections that have just closed.
+        flush()
         stopped = true
         console?.stop()
         queueServer.stop()

@@ -26,8 +26,25 @@ final class QueueServer {
     private var random = SystemRandomNumberGenerator()
     /// Runs while commands are under way: one for all connections, since nearly every command is answered long before.
     private let outcomeTimer: LoopTimer
-    private var drained: (() -> Void)?
-    static let drainTime = TimeSpan.milliseconds(500)
+    /// Set while it drains.
+    private var drain: Drain?
+
+    private struct Drain {
+        let timer: LoopTimer
+        let cutAt: MonotonicTime
+        /// The last connection has closed; what it left to be done (its jobs go back) is waited for until then.
+        var lastWordsUntil: MonotonicTime?
+        var lastWords: Set<UInt64> = []
+        let then: () -> Void
+    }
+
+    /// How long a stop waits for clients that are busy.
+    static let drainTime = TimeSpan.seconds(2)
+    /// A client that has said something within this time will say more: its connection is not ended between two commands, where
+    /// the end would cross with the next one, but with the answer to that one.
+    static let drainSilence = TimeSpan.milliseconds(500)
+    /// How long a client that was told the end is given to read it.
+    static let lingerTime = TimeSpan.milliseconds(250)
 
     var onInput: ((NodeInput) -> Void)?
     /// Another user of this machine was turned away.
@@ -113,6 +130,7 @@ final class QueueServer {
     fileprivate func submitLast(_ command: ClientCommand) {
         let id = nextID
         nextID += 1
+        drain?.lastWords.insert(id)
         onInput?(.local(id, command))
     }
 
@@ -120,17 +138,11 @@ final class QueueServer {
 
     fileprivate func closed(_ number: UInt64) {
         connections[number] = nil
-        if connections.isEmpty { endDraining() }
-    }
-
-    /// Calls back once, if it drains.
-    private func endDraining() {
-        let then = drained
-        drained = nil
-        then?()
+        if drain != nil { loop.beforeWaiting { [weak self] in self?.advanceDraining() } }
     }
 
     func completed(_ id: UInt64, _ result: Result<StateResult, CoterieError>) {
+        if drain?.lastWords.remove(id) != nil { advanceDraining() }
         asked.removeValue(forKey: id)?.completed(id, result)
     }
 
@@ -179,23 +191,41 @@ final class QueueServer {
         withUnsafeBytes(of: &field) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }
 
-    /// Takes no more connections; what clients have sent is answered, then they are closed. Calls `then` when all are, or after
-    /// ``drainTime``.
+    /// Ends the service so that no command is lost. A client of this protocol can not tell a command that was not read from one
+    /// whose answer was lost, so a connection ends together with an answer (see `QueueConnection.endIfAtRest`), or when its
+    /// client has been silent for a while. After ``drainTime`` no further command is begun; what is under way is still answered.
+    /// Calls `then` once, when all connections are closed, at most about a second later than that.
     func drain(_ then: @escaping () -> Void) {
-        listener?.close()
-        listener = nil
+        guard drain == nil else { return }
         let timer = LoopTimer(loop: loop)
-        drained = {
-            timer.close()
-            then()
-        }
-        timer.start(after: QueueServer.drainTime) { [weak self] in self?.endDraining() }
-        for connection in Array(connections.values) { connection.finish() }
+        drain = Drain(timer: timer, cutAt: loop.now + QueueServer.drainTime, then: then)
+        listener?.closeAfterAccepting()
+        listener = nil
+        for connection in Array(connections.values) { connection.beginDraining() }
+        timer.start(every: .milliseconds(25)) { [weak self] in self?.advanceDraining() }
         // With nobody to wait for it is over in this turn, but not inside this call.
-        loop.beforeWaiting { [weak self] in
-            if let self, self.connections.isEmpty { self.endDraining() }
-        }
+        loop.beforeWaiting { [weak self] in self?.advanceDraining() }
     }
+
+    private func advanceDraining() {
+        guard let drain else { return }
+        let now = loop.now
+        for connection in Array(connections.values) {
+            if now >= drain.cutAt { connection.cut() } else { connection.endIfAtRest(hasAnswered: false) }
+        }
+        if connections.isEmpty, drain.lastWordsUntil == nil {
+            self.drain?.lastWordsUntil = now + QueueServer.lingerTime
+        }
+        let isDone = connections.isEmpty && drain.lastWords.isEmpty
+        guard isDone || now >= drain.cutAt + .seconds(1) || drain.lastWordsUntil.map({ now >= $0 }) ?? false else {
+            return
+        }
+        self.drain = nil
+        drain.timer.close()
+        drain.then()
+    }
+
+    fileprivate var isDraining: Bool { drain != nil }
 
     func stop() {
         outcomeTimer.close()
@@ -220,6 +250,10 @@ final class QueueConnection {
     private var outcomeDue: MonotonicTime?
     private var isOpen = true
     private var isRunning = false
+    /// When the client last sent something.
+    private var heardAt: MonotonicTime
+    /// Since when the client has been told the end; what it still sends is not read.
+    private var endedAt: MonotonicTime?
 
     init(server: QueueServer, number: UInt64, stream: SecureStream, holder: UInt64, session: SessionID) {
         self.server = server
@@ -228,11 +262,14 @@ final class QueueConnection {
         self.session = BeanstalkSession(holder: holder)
         clientSession = session
         deadlineTimer = server.timer()
+        heardAt = server.now
     }
 
     func begin(_ pending: [UInt8]) {
         stream.onBytes = { [weak self] bytes in
-            self?.turn { $0.receive(bytes) }
+            guard let self, let server = self.server else { return }
+            self.heardAt = server.now
+            self.turn { $0.receive(bytes) }
         }
         stream.onEnd = { [weak self] in self?.turn { $0.peerEnded() } }
         stream.onClose = { [weak self] _ in self?.close() }
@@ -242,18 +279,24 @@ final class QueueConnection {
 
     /// One input to the session, and what follows from it.
     private func turn(_ body: (inout BeanstalkSession) -> Void) {
-        guard isOpen, let server else { return }
+        guard isOpen, endedAt == nil, let server else { return }
         session.tick(now: server.now)
         body(&session)
         guard !isRunning else { return }
         isRunning = true
         defer { isRunning = false }
+        var hasAnswered = false
         while isOpen {
             let actions = session.takeActions()
             if actions.isEmpty { break }
-            for action in actions { perform(action, server) }
+            for action in actions {
+                if case .send = action { hasAnswered = true }
+                perform(action, server)
+            }
         }
-        guard isOpen else { return }
+        guard isOpen, endedAt == nil else { return }
+        if server.isDraining { endIfAtRest(hasAnswered: hasAnswered) }
+        guard endedAt == nil else { return }
         server.take(session.takeCounts())
         if stream.isCongested { session.setOutputBlocked(true) }
         if session.isHungry { stream.resumeReading() } else { stream.pauseReading() }
@@ -280,12 +323,46 @@ final class QueueConnection {
                 server.endWait(current.asked)
                 watchOutcome()
             }
-        case .close: close()
+        case .close: if server.isDraining { end() } else { close() }
         }
     }
 
-    /// As if the client had said that it will send nothing more.
-    fileprivate func finish() { turn { $0.peerEnded() } }
+    // MARK: The end of the service
+
+    fileprivate func beginDraining() { turn { $0.endReserves() } }
+
+    /// Ends the connection if nothing would be lost: all that was sent is answered, and no job is held. Best with an answer: a
+    /// client that waits for it sends nothing meanwhile, and finds the end together with it, before it sends the next command.
+    fileprivate func endIfAtRest(hasAnswered: Bool) {
+        guard isOpen, let server else { return }
+        if let endedAt {
+            if server.now >= endedAt + QueueServer.lingerTime { close() }
+            return
+        }
+        if session.hasStopped {
+            if session.outstanding == nil { end() }
+            return
+        }
+        guard session.isAtRest, !session.mayHoldJobs, !stream.stream.hasUnreadInput else { return }
+        if hasAnswered || server.now >= heardAt + QueueServer.drainSilence { end() }
+    }
+
+    /// Begins no further command: the one under way is answered, then the connection ends.
+    fileprivate func cut() {
+        if endedAt != nil { return endIfAtRest(hasAnswered: false) }
+        turn { $0.stop() }
+    }
+
+    /// Says that this side will send nothing more. What the client may still send is thrown away, until it closes as well: it was
+    /// not executed, and must not make the kernel reset the connection before the client has read its last answer.
+    private func end() {
+        guard isOpen, endedAt == nil, let server else { return }
+        endedAt = server.now
+        deadlineTimer.stop()
+        release()
+        stream.shutDownWithLastBytes()
+        stream.resumeReading()
+    }
 
     private func next(_ command: StateCommand, wait: TimeSpan?) -> ClientCommand {
         sequence += 1
@@ -333,11 +410,19 @@ final class QueueConnection {
         isOpen = false
         deadlineTimer.close()
         stream.close()
-        guard let server else { return }
+        release()
+        server?.closed(number)
+    }
+
+    private var isReleased = false
+
+    /// Nothing more will be asked for this client: what it held goes back.
+    private func release() {
+        guard !isReleased, let server else { return }
+        isReleased = true
         if let current = underWay { server.abandon(current.asked) }
         if session.mayHoldJobs { server.submitLast(next(.queue(.releaseHolder(session.holder)), wait: nil)) }
         if sequence > 0 { server.submitLast(next(.endSession, wait: nil)) }
         server.take(session.takeCounts())
-        server.closed(number)
     }
 }

@@ -49,10 +49,12 @@ struct CommandPaths: Sendable {
         var askedAt: MonotonicTime
         /// For commands that wait: until when.
         var waitUntil: MonotonicTime?
+        /// It was given to a leader, here or elsewhere, and is given again at ``resendAt``.
+        var wasSent = false
+        /// How often it was given to a leader that has not said since that it did not take it.
+        var openSends = 0
         /// It may have reached a log: its outcome is unknown until it is answered.
-        var mayBeLogged = false
-        /// How often it was sent to a leader: after the first time a refusal no longer says that it is in no log.
-        var sends = 0
+        var mayBeLogged: Bool { openSends > 0 }
         /// Sent again at this time if it is not answered by then.
         var resendAt = MonotonicTime.zero
     }
@@ -103,6 +105,10 @@ struct CommandPaths: Sendable {
     /// Owned commands that have to be (re)sent as soon as there is a leader, in the order they came.
     var unsent: [UInt64] = []
     var inFlight: [CommandKey: InFlight] = [:]
+    /// Forwarded to this node since it leads, and not taken yet: those that may wait are not before it has committed an entry
+    /// of its term. By arrival.
+    var early: [(command: ClientCommand, from: NodeID, id: UInt64, waitUntil: MonotonicTime?)] = []
+    static let earlyLimit = 65_536
     /// Commands for the next entry.
     var proposals: [ClientCommand] = []
     /// About how many bytes they will take.
@@ -233,11 +239,18 @@ struct CommandPaths: Sendable {
 
     mutating func leaderVanished(now: MonotonicTime) {
         if leaderlessSince == nil { leaderlessSince = now }
+        // If this node is the next one, all of them are in its first entry.
+        unsent = owned.keys.sorted()
         nextSweep = min(nextSweep, now + CommandPaths.leaderPatience)
     }
 
-    /// What the leader alone knows is forgotten: owners send again.
-    mutating func stopLeading() {
+    /// What the leader alone knows is forgotten: owners send again. Returns who asked for what surely is in no log.
+    mutating func stopLeading() -> [LeaderOrigin] {
+        let neverLogged =
+            early.map { LeaderOrigin.peer($0.from, $0.id) }
+            + proposals.flatMap { inFlight[CommandKey($0)]?.origins ?? [] }
+            + parked.values.flatMap(\.origins).filter { if case .here = $0 { true } else { false } }
+        early = []
         inFlight = [:]
         returning = ReturningClients()
         proposals = []
@@ -249,6 +262,7 @@ struct CommandPaths: Sendable {
         nextParkedDeadline = .distantFuture
         // Peers ask their new leader for reads again.
         reads = reads.filter { if case .peer = $0.value.origin { false } else { true } }
+        return neverLogged
     }
 
     var nextDeadline: MonotonicTime {
@@ -358,6 +372,7 @@ extension NodeCore {
             if paths.parked[parkID]?.origins.isEmpty ?? false { paths.unpark(parkID) }
         }
         paths.inFlight[key]?.origins.removeAll { $0 == origin }
+        paths.early.removeAll { CommandKey($0.command) == key && .peer($0.from, $0.id) == origin }
     }
 
     /// Sends what was not sent, and makes the next entries of it if this node leads.
@@ -366,22 +381,35 @@ extension NodeCore {
         let unsent = paths.unsent
         paths.unsent = []
         if let raft, raft.isLeader {
-            guard raft.isReady else {
-                paths.unsent = unsent
-                return
+            // What has come before this node's first entry of the term shares that entry's message, sync and round. But whether
+            // something has to wait is known only when all that others committed is applied here.
+            let isReady = raft.isReady
+            let early = paths.early
+            paths.early = []
+            for item in early {
+                if isReady || item.waitUntil == nil {
+                    take(item.command, from: item.from, item.id, waitUntil: item.waitUntil)
+                } else {
+                    paths.early.append(item)
+                }
             }
             for id in refusingIfFull(unsent) {
                 guard let owned = paths.owned[id] else { continue }
-                paths.owned[id]?.mayBeLogged = true
+                guard isReady || owned.waitUntil == nil else {
+                    paths.unsent.append(id)
+                    continue
+                }
+                paths.owned[id]?.wasSent = true
+                paths.owned[id]?.openSends += 1
                 take(owned.command, origin: .here(id), waitUntil: owned.waitUntil)
             }
-            tickIfDue()
+            if isReady { tickIfDue() }
             propose()
         } else if let leader = raft?.leader, let address = membership.address(of: leader) {
             for id in unsent {
                 guard let owned = paths.owned[id] else { continue }
-                paths.owned[id]?.mayBeLogged = true
-                paths.owned[id]?.sends += 1
+                paths.owned[id]?.wasSent = true
+                paths.owned[id]?.openSends += 1
                 let waits = owned.waitUntil.map { $0 > now } ?? false
                 paths.owned[id]?.resendAt = now + (waits ? CommandPaths.resendWaitingAfter : CommandPaths.resendAfter)
                 paths.noteForwarded(id, owned.command)
@@ -426,12 +454,12 @@ extension NodeCore {
                 && owned.origin != .own
             {
                 answer(id, .failure(noLeader))
-            } else if owned.mayBeLogged && now >= owned.resendAt && !waiting.contains(id) {
+            } else if owned.wasSent && now >= owned.resendAt && !waiting.contains(id) {
                 // The leader itself has it already, unless its log refused it (a hand-over that came to nothing).
                 let key = CommandKey(owned.command)
                 if leads && (paths.inFlight[key] != nil || paths.parkedKeys[key] != nil) { continue }
                 paths.unsent.append(id)
-            } else if owned.mayBeLogged, owned.resendAt > now {
+            } else if owned.wasSent, owned.resendAt > now {
                 next = min(next, owned.resendAt)
             }
         }
@@ -460,6 +488,13 @@ extension NodeCore {
     }
 
     // MARK: - At the leader
+
+    private mutating func take(_ command: ClientCommand, from: NodeID, _ id: UInt64, waitUntil: MonotonicTime?) {
+        if let refusal = fullDisk, paths.inFlight[CommandKey(command)] == nil {
+            return sendForwarded(id, .failure(refusal), to: from)
+        }
+        take(command, origin: .peer(from, id), waitUntil: waitUntil)
+    }
 
     /// A command has come to the leader, for the first time or again.
     private mutating func take(_ command: ClientCommand, origin: LeaderOrigin, waitUntil: MonotonicTime?) {
@@ -574,6 +609,8 @@ extension NodeCore {
 
     /// Log time now, by the leader's clock: it goes on from what the log has seen, and stands still without a leader.
     private mutating func logTime() -> UInt64 {
+        // The log may have seen more than is applied here.
+        guard raft?.isReady ?? false else { return state.milliseconds }
         let clock: (milliseconds: UInt64, since: MonotonicTime)
         if let known = leaderClock {
             clock = known
@@ -586,7 +623,7 @@ extension NodeCore {
 
     /// When the leader has to let log time pass although nothing is proposed.
     var nextTick: MonotonicTime? {
-        guard let raft, raft.isReady, let due = state.nextDeadline else { return nil }
+        guard let raft, raft.isReady, let due = state.nextDeadline, lastTickAt != state.appliedIndex else { return nil }
         guard let clock = leaderClock else { return now }
         let ahead = due > clock.milliseconds ? due - clock.milliseconds : 0
         return clock.since + .milliseconds(Int64(clamping: ahead))
@@ -603,7 +640,7 @@ extension NodeCore {
     }
 
     private mutating func propose() {
-        guard !paths.proposals.isEmpty, nextEntryAt <= now else { return }
+        guard !paths.proposals.isEmpty, !isHandingOver, nextEntryAt <= now else { return }
         paths.proposedWeight = 0
         paths.entryOpenedAt = now
         let commands = paths.proposals
@@ -635,8 +672,13 @@ extension NodeCore {
         return paths.entryOpenedAt + options.entryPause
     }
 
+    /// Commands gather here until the next leader speaks, and are sent to it then; or until nothing came of it.
+    private var isHandingOver: Bool { raft?.transferTarget != nil }
+
     /// When the commands that gather are proposed at the latest.
-    var nextProposal: MonotonicTime { paths.proposals.isEmpty ? .distantFuture : max(nextEntryAt, now) }
+    var nextProposal: MonotonicTime {
+        paths.proposals.isEmpty || isHandingOver ? .distantFuture : max(nextEntryAt, now)
+    }
 
     /// One entry.
     private mutating func propose(_ batch: [ClientCommand], _ time: UInt64) {
@@ -651,7 +693,7 @@ extension NodeCore {
                 guard let flying = paths.inFlight.removeValue(forKey: CommandKey(command)) else { continue }
                 switch refusal {
                 case .notLeader, .transferring, .configurationInFlight: retryLater(flying.origins)
-                case .overloaded: answer(flying.origins, .failure(CoterieError(.busy, "\(refusal)", hint: "try again")))
+                case .overloaded: refuse(flying.origins, CoterieError(.busy, "\(refusal)", hint: "try again"))
                 case .tooLarge, .empty, .invalidConfiguration:
                     answer(flying.origins, .failure(CoterieError(.tooLarge, "\(refusal)")))
                 }
@@ -660,14 +702,32 @@ extension NodeCore {
     }
 
     /// Not taken, and surely not logged by this attempt: owners try again with the next leader.
-    private mutating func retryLater(_ origins: [LeaderOrigin]) {
+    mutating func retryLater(_ origins: [LeaderOrigin]) {
         for origin in origins {
             switch origin {
-            case .here(let id): paths.owned[id]?.resendAt = now + .milliseconds(50)
+            case .here(let id): wasRefused(id)
             case .peer(let peer, let id): sendForwarded(id, .failure(noLeader), to: peer)
             }
         }
-        paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
+    }
+
+    /// Not taken, which is the answer unless an earlier attempt may have been.
+    private mutating func refuse(_ origins: [LeaderOrigin], _ error: CoterieError) {
+        for origin in origins {
+            if case .here(let id) = origin, paths.owned[id]?.openSends ?? 0 > 1 {
+                wasRefused(id, after: .milliseconds(200))
+            } else {
+                answer([origin], .failure(error))
+            }
+        }
+    }
+
+    /// A leader did not take an owned command: it is sent again when the next one is known, or a little later.
+    private mutating func wasRefused(_ id: UInt64, after pause: TimeSpan = .milliseconds(50)) {
+        guard let owned = paths.owned[id] else { return }
+        paths.owned[id]?.openSends = max(0, owned.openSends - 1)
+        paths.owned[id]?.resendAt = now + pause
+        paths.nextSweep = min(paths.nextSweep, now + pause)
     }
 
     /// A command of a committed entry was applied; somebody may wait for the result here, and if this node leads, anywhere.
@@ -753,11 +813,15 @@ extension NodeCore {
         case .forward:
             let command = try ClientCommand(decoding: &reader)
             try reader.finish()
-            guard let raft, raft.isReady else { return sendForwarded(id, .failure(noLeader), to: from) }
-            if let refusal = fullDisk, paths.inFlight[CommandKey(command)] == nil {
-                return sendForwarded(id, .failure(refusal), to: from)
+            let waitUntil = command.wait.map { now + $0 }
+            guard let raft, raft.isReady else {
+                // Who has heard that this node leads need not ask again a round from now.
+                if raft?.isLeader ?? false, paths.early.count < CommandPaths.earlyLimit {
+                    return paths.early.append((command, from, id, waitUntil))
+                }
+                return sendForwarded(id, .failure(noLeader), to: from)
             }
-            take(command, origin: .peer(from, id), waitUntil: command.wait.map { now + $0 })
+            take(command, from: from, id, waitUntil: waitUntil)
         case .forwarded:
             let response = try ClientResponse(decoding: Array(reader.rest()))
             if adminReply(id, response) { return }
@@ -768,13 +832,10 @@ extension NodeCore {
                 if paths.owned[id] == nil, !result.isEmptyHanded, paths.takeEmptied(id) { return giveBack(result) }
                 if result.isEmptyHanded, paths.owned[id]?.waitUntil != nil { paths.noteEmptied(id) }
                 answer(id, .success(result))
-            case .failure(let error) where error.code == .noLeader:
-                // Not taken: sent again when the next leader is known, or a little later.
-                paths.owned[id]?.resendAt = now + .milliseconds(50)
-                paths.nextSweep = min(paths.nextSweep, now + .milliseconds(50))
-            case .failure(let error) where error.code == .busy && paths.owned[id]?.sends ?? 0 > 1:
-                paths.owned[id]?.resendAt = now + .milliseconds(200)
-                paths.nextSweep = min(paths.nextSweep, now + .milliseconds(200))
+            case .failure(let error) where error.code == .noLeader: wasRefused(id)
+            case .failure(let error) where error.code == .busy && paths.owned[id]?.openSends ?? 0 > 1:
+                // By this attempt it is in no log, by another it may be.
+                wasRefused(id, after: .milliseconds(200))
             case .failure(let error): answer(id, .failure(error))
             }
         case .forwardCancel:

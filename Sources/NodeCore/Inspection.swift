@@ -33,7 +33,8 @@ extension NodeCore {
             parked: paths.parked.count,
             waiters: paths.tubeWaiters.values.reduce(0) { $0 + $1.count }
                 + paths.leaseWaiters.values.reduce(0) { $0 + $1.count },
-            inFlight: paths.inFlight.count, proposals: paths.proposals.count, reads: paths.reads.count,
+            inFlight: paths.inFlight.count,
+            proposals: paths.proposals.count + paths.early.count, reads: paths.reads.count,
             forwardedOrders: reconciler.forwardedOrders.count)
     }
 

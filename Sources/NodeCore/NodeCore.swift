@@ -481,7 +481,7 @@ public struct NodeCore: Sendable {
                 again = true
             case .steppedDown(let term, let reason):
                 leaderClock = nil
-                paths.stopLeading()
+                retryLater(paths.stopLeading())
                 effects.append(.log(.info, "no longer leading term \(term): \(reason)"))
             case .transferFailed(let to):
                 effects.append(.log(.warning, "handing leadership to \(displayName(to)) took too long"))

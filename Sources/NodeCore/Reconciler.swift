@@ -106,6 +106,8 @@ extension NodeCore {
         case .demote(let nodes):
             text = "\(names(nodes)) are dead and vote no longer"
             reconciler.lastRemoval = now
+        case .exchange(let voter, let heir):
+            text = "too many voters are in one zone: \(displayName(heir)) votes instead of \(displayName(voter))"
         }
         effects.append(.log(.info, text))
     }
@@ -122,6 +124,8 @@ extension NodeCore {
         plan.target = alive.count >= 5 ? options.voterTargets.large : options.voterTargets.small
         plan.minimum = members.compactMap { Standing(decoding: $0.meta).map { Int($0.expect) } }.max() ?? 1
         plan.mayRemoveDead = reconciler.lastRemoval.map { now - $0 >= options.deadVoterGrace } ?? true
+        plan.leader = options.id
+        for member in members { plan.zones[member.id] = member.tags[VoterPlan.zoneTag] }
         (plan.inContact, plan.absent) = contacts(raft)
         for id in configuration.members where id != options.id {
             let member = membership.member(id)

@@ -79,6 +79,7 @@ extension BeanstalkSession {
     }
 
     mutating func reserve(timeout: UInt32?) {
+        guard !hasEndedReserves else { return send(BeanstalkReply.line("TIMED_OUT")) }
         held.forget(now: now)
         // Only when no job is ready either (beanstalkd's issue 646): so ask first, without waiting.
         let isSoon = isDeadlineSoon

@@ -57,6 +57,10 @@ public struct BeanstalkSession: Sendable {
     public let jobLimit: Int
     /// Puts are answered with DRAINING.
     public var isDraining = false
+    /// Reserves are answered with TIMED_OUT at once: see ``endReserves()``.
+    public private(set) var hasEndedReserves = false
+    /// No further command is begun: see ``stop()``.
+    public private(set) var hasStopped = false
     public internal(set) var usedTube = "default"
     /// In the order of beanstalkd's list.
     public internal(set) var watchedTubes = ["default"]
@@ -145,6 +149,18 @@ public struct BeanstalkSession: Sendable {
         run()
     }
 
+    /// The connection will be ended soon: a waiting reserve answers TIMED_OUT, and so does each one from now on, without a job,
+    /// for its holder would be gone before it could do it.
+    public mutating func endReserves() {
+        guard !isClosed else { return }
+        hasEndedReserves = true
+        cancelReserve(reply: "TIMED_OUT")
+        run()
+    }
+
+    /// Begins no further command, also none that was received. What is under way is still answered.
+    public mutating func stop() { hasStopped = true }
+
     /// Time passes: a waiting reserve answers DEADLINE_SOON when a job of this connection comes within a second of its lease's end.
     public mutating func tick(now: MonotonicTime) {
         self.now = max(self.now, now)
@@ -177,6 +193,12 @@ public struct BeanstalkSession: Sendable {
         return pending == nil && !isOutputBlocked || input.count - position < BeanstalkSession.inputBytes
     }
 
+    /// All that was received has been answered, to the last byte.
+    public var isAtRest: Bool {
+        guard pending == nil, lookahead == nil, position == input.count, case .line = reading else { return false }
+        return true
+    }
+
     /// A reserve waits for a job.
     public var isWaiting: Bool {
         if let pending, case .reserve = pending.work { true } else { false }
@@ -205,7 +227,7 @@ public struct BeanstalkSession: Sendable {
 
     /// Begins what can be begun: until a command is under way, or the input holds no whole unit.
     private mutating func run() {
-        while pending == nil, !isOutputBlocked, !isClosed {
+        while pending == nil, !isOutputBlocked, !isClosed, !hasStopped {
             guard let unit = lookahead ?? parse() else {
                 if isEnding { close() }
                 break

@@ -114,6 +114,17 @@ public final class SecureStream {
         if established { finishWriting() }
     }
 
+    /// ``shutdown()``, with what is queued and the end in one segment where the transport has segments.
+    public func shutDownWithLastBytes() {
+        guard !closed, !saidAll else { return }
+        guard established else { return shutdown() }
+        saidAll = true
+        stream.shutDownWithNextBytes {
+            flush()
+            if !closed { announceEnd() }
+        }
+    }
+
     private func finishWriting() {
         flush()
         guard !closed else { return }

@@ -29,7 +29,7 @@ def goals():
     yield "freeze", False, "leader stopped: longest gap, ms", lambda rows, row: rows[row]["coterie"]["max"], "<=", 900
     yield "cut", False, "leader cut off: median gap, ms", lambda rows, row: rows[row]["coterie"]["median"], "<=", 350
     yield "cut", False, "leader cut off: longest gap, ms", lambda rows, row: rows[row]["coterie"]["max"], "<=", 900
-    for what in ("transfer", "sigterm"):
+    for what in ("transfer", "sigterm", "sigterm_follower"):
         yield "handover", False, f"{what}: p99 gap, ms", lambda rows, row, what=what: rows[row]["coterie"][what]["p99"], "<=", 10
         yield ("handover", False, f"{what}: failed commands",
                lambda rows, row, what=what: rows[row]["coterie"][what]["failed_commands"], "<=", 0)
