@@ -117,7 +117,7 @@ struct CommandPaths: Sendable {
     /// So much is proposed however many entries are on their way.
     static let gatheredLimit = 256 << 10
     /// Clients that were just answered and are expected back.
-    var returning = ReturningClients()
+    var returning: ReturningClients
     /// By arrival.
     var parked: [UInt64: Parked] = [:]
     var parkedKeys: [CommandKey: UInt64] = [:]
@@ -145,7 +145,8 @@ struct CommandPaths: Sendable {
         return true
     }
 
-    init(session: SessionID, firstForward: UInt64) {
+    init(session: SessionID, firstForward: UInt64, patience: TimeSpan) {
+        returning = ReturningClients(patience: patience)
         self.session = session
         nextID = firstForward + 1
         leaderlessSince = .zero
@@ -178,6 +179,9 @@ struct CommandPaths: Sendable {
 
     /// The owned command that was sent to a leader as this one.
     func forwardedID(of key: CommandKey) -> UInt64? { forwarded.isEmpty ? nil : forwarded[key] }
+
+    /// Somebody waits for what entries that are applied give back.
+    var expectsReplies: Bool { !inFlight.isEmpty || !forwarded.isEmpty }
 
     /// Nobody waits for it any more, or it is answered.
     mutating func disown(_ id: UInt64) {
@@ -252,7 +256,7 @@ struct CommandPaths: Sendable {
             + parked.values.flatMap(\.origins).filter { if case .here = $0 { true } else { false } }
         early = []
         inFlight = [:]
-        returning = ReturningClients()
+        returning = ReturningClients(patience: returning.patience)
         proposals = []
         proposedWeight = 0
         parked = [:]

@@ -27,6 +27,9 @@ public struct NodeOptions: Sendable {
     public var snapshotBytes = 64 << 20
     /// A leader opens a new entry of commands this long after the one before, if that one is not committed yet.
     public var entryPause = TimeSpan.milliseconds(2)
+    /// A leader holds an entry back so long at most for clients that it has just answered and that will ask again at once. The
+    /// driver's timers are about this fine; zero: not at all.
+    public var clientReturn = TimeSpan.milliseconds(1)
     /// Voters that a cluster of fewer than five members, and of five or more, shall have.
     public var voterTargets = (small: 3, large: 5)
     /// A learner that has kept up this long becomes a voter, if one is wanted.
@@ -161,7 +164,9 @@ public struct NodeCore: Sendable {
             raft = Raft(
                 id: options.id, options: options.raft, recovered: recovery.log, generator: generator.fork(), now: now)
         }
-        paths = CommandPaths(session: SessionID(using: &generator), firstForward: options.startCounter << 32)
+        paths = CommandPaths(
+            session: SessionID(using: &generator), firstForward: options.startCounter << 32,
+            patience: options.clientReturn)
         self.generator = generator
     }
 
@@ -538,7 +543,7 @@ public struct NodeCore: Sendable {
             effects.append(.log(.error, "log entry \(entry.index) can not be read by this version"))
             return
         }
-        if paths.inFlight.isEmpty {
+        if !paths.expectsReplies {
             _ = state.apply(payload, index: entry.index, withReplies: false)
             for command in payload.commands { noteTopics(command.command) }
         } else {

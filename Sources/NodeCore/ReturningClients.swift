@@ -8,8 +8,8 @@ import Wire
 /// probably ask again at once. It learns from whether they did: where they do not, nobody is waited for but for a try now and
 /// then.
 struct ReturningClients: Sendable {
-    /// The longest wait, in time since the first answer. The driver's timers are about this fine.
-    static let patience = TimeSpan.milliseconds(1)
+    /// The longest wait, in time since the first answer.
+    let patience: TimeSpan
     /// After an entry of more commands nobody is waited for: it gains little.
     static let crowdLimit = 32
     /// After waits in vain so many entries leave at once, at most.
@@ -21,6 +21,8 @@ struct ReturningClients: Sendable {
     /// Entries that leave without waiting, and how many will after the next wait in vain.
     private var pause = 0
     private var nextPause = 1
+
+    init(patience: TimeSpan) { self.patience = patience }
 
     /// A command for the next entry has come from `session`.
     mutating func came(_ session: SessionID) {
@@ -37,8 +39,8 @@ struct ReturningClients: Sendable {
 
     /// Until when the next entry shall be held back; a time that has passed if it shall not.
     var awaitedUntil: MonotonicTime {
-        guard pause == 0, !awaited.isEmpty, let answeredAt else { return .zero }
-        return answeredAt + ReturningClients.patience
+        guard pause == 0, patience > .zero, !awaited.isEmpty, let answeredAt else { return .zero }
+        return answeredAt + patience
     }
 
     /// An entry of these commands leaves.
@@ -47,7 +49,7 @@ struct ReturningClients: Sendable {
             pause -= 1
         } else if awaited.isEmpty {
             nextPause = 1
-        } else if let answeredAt, now >= answeredAt + ReturningClients.patience {
+        } else if let answeredAt, now >= answeredAt + patience {
             pause = nextPause
             nextPause = min(nextPause * 2 + 1, ReturningClients.longestPause)
         }

@@ -24,10 +24,11 @@ private struct Trio {
 
     init() throws {
         for node in 0..<3 {
-            let options = NodeOptions(
+            var options = NodeOptions(
                 cluster: "c", id: Trio.id(node), name: "n\(node)", address: .loopback(port: UInt16(node + 1)),
                 expect: 3,
                 startCounter: 1)
+            options.clientReturn = .zero
             cores.append(
                 try NodeCore(
                     options: options,
@@ -159,7 +160,9 @@ private struct Trio {
         trio.losesMessage = { _ in false }
         trio.run(.milliseconds(300))
         #expect(trio.isDone(asked))
-        #expect(trio.frames[.forwarded] == replies + 1, "it was answered once, and nothing was refused")
+        #expect(
+            trio.frames[.forwarded] ?? 0 <= replies + 1,
+            "nothing was refused, and it was answered once, or found the answer in what it applied")
         #expect(trio.cores[new].softState.parked == 1 && trio.responses[reserve] == nil)
         let late = trio.put(3, at: old, tube: "u")
         trio.settle()

@@ -19,19 +19,19 @@ import Wire
     private func session(_ n: UInt64) -> SessionID { SessionID(high: 1, low: n) }
 
     @Test func anEntryWaitsForThoseWhoWereAnswered() {
-        var clients = ReturningClients()
+        var clients = ReturningClients(patience: .milliseconds(1))
         clients.entryLeaves(commands(0..<3), now: start)
         #expect(clients.awaitedUntil == .zero, "nobody has been answered")
         clients.answered(now: start)
         for n in 0..<3 {
-            #expect(clients.awaitedUntil == start + ReturningClients.patience)
+            #expect(clients.awaitedUntil == start + clients.patience)
             clients.came(session(UInt64(n)))
         }
         #expect(clients.awaitedUntil == .zero)
     }
 
     @Test func whoCameBackBeforeTheLeaderCountedIsNotAwaited() {
-        var clients = ReturningClients()
+        var clients = ReturningClients(patience: .milliseconds(1))
         clients.entryLeaves(commands(0..<2), now: start)
         clients.came(session(0))
         clients.came(session(1))
@@ -40,7 +40,7 @@ import Wire
     }
 
     @Test func whoGoesOnWaitingIsNotAwaited() {
-        var clients = ReturningClients()
+        var clients = ReturningClients(patience: .milliseconds(1))
         clients.entryLeaves(commands(0..<1), now: start)
         clients.stays(session(0))
         clients.answered(now: start)
@@ -48,7 +48,7 @@ import Wire
     }
 
     @Test func afterAWaitInVainEntriesLeaveAtOnceAndMoreEachTime() {
-        var clients = ReturningClients()
+        var clients = ReturningClients(patience: .milliseconds(1))
         var now = start
         var waits: [Int] = []
         for entry in 0..<2_000 {
@@ -65,7 +65,7 @@ import Wire
     }
 
     @Test func afterALargeEntryNobodyIsAwaited() {
-        var clients = ReturningClients()
+        var clients = ReturningClients(patience: .milliseconds(1))
         clients.entryLeaves(commands(0..<UInt64(ReturningClients.crowdLimit + 1)), now: start)
         clients.answered(now: start)
         #expect(clients.awaitedUntil == .zero)
