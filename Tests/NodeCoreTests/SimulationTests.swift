@@ -64,11 +64,6 @@ import Testing
         try World(seed: seed, settings: WorldSettings(seed: seed).withoutLaterFaults()).run()
     }
 
-    /// With all faults: an older sector in the place of the last batch hid what the log had (25).
-    @Test(arguments: [25]) func seedsThatOnceFailedPassWithAllFaults(seed: UInt64) throws {
-        try World(seed: seed).run()
-    }
-
     /// Its founder's disk failed before it held the first entry, so that another founds.
     @Test func aFoundingThatNeverReachedTheDiskIsNone() throws {
         try World(seed: 201_364, settings: .short(seed: 201_364)).run()
