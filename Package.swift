@@ -69,7 +69,8 @@ let package = Package(
         .target(
             name: "Simulator",
             dependencies: [
-                "Model", "Wire", "Consensus", "Journal", "NodeCore", "Queues", "Leases", "Scheduling", "Histories",
+                "Model", "Wire", "Membership", "Consensus", "Journal", "NodeCore", "Queues", "Leases", "Scheduling",
+                "Histories",
             ]),
         .target(
             name: "PatternContainers",

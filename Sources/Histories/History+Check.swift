@@ -34,10 +34,10 @@ extension History {
         }
         for (key, calls) in objects.texts.inOrder { verdict.take("text \(key)", TextModel(), calls, budget) }
         for (key, calls) in objects.leases.inOrder {
-            verdict.take("lease \(key)", LeaseModel(isTimed: isTimed), calls, budget)
+            verdict.take("lease \(key)", LeaseModel(isTimed: isTimed, slack: slack), calls, budget)
         }
         for (job, calls) in objects.jobs.inOrder {
-            verdict.take("job \(job)", JobModel(isTimed: isTimed && !mayGiveJobsBack), calls, budget)
+            verdict.take("job \(job)", JobModel(isTimed: isTimed && !mayGiveJobsBack, slack: slack), calls, budget)
         }
         return verdict
     }

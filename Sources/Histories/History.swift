@@ -88,6 +88,8 @@ public struct History: Hashable, Sendable {
     public var isTimed = true
     /// A reservation may end before its time to run is over: see docs/simulation.md, Histories.
     public var mayGiveJobsBack = false
+    /// By how many nanoseconds leases and times to run may end early: rounding to milliseconds, and clocks that differ.
+    public var slack: Int64 = 2_000_000
 
     public init() {}
 }

@@ -106,7 +106,7 @@ struct SegmentScanner {
                     if header.type == .mark { expectedBatch = header.batch + 1 }
                 } else {
                     visit(.damage(offset: offset, reason: reason, lost: nil))
-                    next = nextHeader(b, from: offset + 8)
+                    next = nextHeader(b, from: offset + 8, ofBatch: expectedBatch)
                     chain = nil
                     if let next, let found = RecordHeader(b, at: next, seed: seed) { expectedBatch = found.batch }
                 }
@@ -172,6 +172,16 @@ struct SegmentScanner {
             return .bad(reason: "entry kind", header: header)
         }
         return .record(header)
+    }
+
+    /// Behind damage. Records of an earlier batch than the one that was due are no continuation: an older sector was written to this
+    /// place, and what it took the place of is lost. Believed, they would seem to take back what followed them.
+    private func nextHeader(_ b: UnsafeRawBufferPointer, from start: Int, ofBatch batch: UInt32) -> Int? {
+        var next = nextHeader(b, from: start)
+        while let found = next, let header = RecordHeader(b, at: found, seed: seed), header.batch < batch {
+            next = nextHeader(b, from: found + 8)
+        }
+        return next
     }
 
     private func nextHeader(_ b: UnsafeRawBufferPointer, from start: Int) -> Int? {

@@ -116,6 +116,15 @@ extension NodeCore {
         return paths.parked.sorted { $0.key < $1.key }.first { !mustWait($0.value.command.command) }
             .map { "\($0.value.command.command)" }
     }
+
+    /// An acquire that waits at this leader although nobody holds its lease. What is under way up to `logEnd` may take it;
+    /// `isMoreProposed` says that there is more which is not in the log yet.
+    package mutating func waiterForFreeLease() -> (command: String, logEnd: UInt64, isMoreProposed: Bool)? {
+        guard !paths.leaseWaiters.isEmpty, let raft, raft.isReady, raft.transferTarget == nil else { return nil }
+        let waiting = paths.parked.sorted { $0.key < $1.key }.map(\.value.command.command)
+        return waiting.first { $0.waitedLease != nil && !mustWait($0) }
+            .map { ("\($0)", raft.lastIndex, !paths.proposals.isEmpty) }
+    }
 }
 
 /// What a simulation looks at after every turn of a node.

@@ -118,14 +118,16 @@ extension ClusterOracle {
         guard entry.term == raft.term else {
             throw Violation("node \(host.index) leads term \(raft.term) and commits \(entry.position)")
         }
-        // What was acknowledged and then damaged counts, but can not be seen.
-        guard world.settings.damage == .none else { return }
-        let isDurable = ClusterOracle.isMajority(of: raft.configuration) { member in
-            guard let i = world.index(of: member) else { return false }
-            return world.hosts[i].durableLast.index >= raft.commitIndex
+        func isDurable(in configuration: RaftConfiguration) -> Bool {
+            ClusterOracle.isMajority(of: configuration) { member in
+                // What was acknowledged and then damaged counts, but can not be seen.
+                guard let i = world.index(of: member) else { return world.retired.contains { $0.id == member } }
+                return world.hosts[i].hasEverBeenSpoiled || world.hosts[i].durableLast.index >= raft.commitIndex
+            }
         }
-        // A configuration that is entered with this commitment needs its majority only from here on.
-        guard isDurable || host.log.configurations.last ?? 0 >= raft.commitIndex else {
+        // A configuration that is entered with this commitment, as the one that ends a joint one, needs its majority only from here on:
+        // then that of the one before decided.
+        guard isDurable(in: raft.configuration) || host.configuration.map({ isDurable(in: $0) }) ?? false else {
             throw Violation("node \(host.index) commits \(entry.position), which no majority has on its disks")
         }
     }
@@ -134,11 +136,29 @@ extension ClusterOracle {
     /// a short time.
     func checkWaiters(of host: SimulatedHost, _ world: World) throws {
         guard let waiter = host.core?.servableWaiter() else { return host.servableSince = nil }
-        let since = host.servableSince ?? world.now
+        // While it stood still it could do nothing about it.
+        let since = max(host.servableSince ?? world.now, host.pausedUntil)
         host.servableSince = since
         guard world.now - since < .milliseconds(200) else {
             throw Violation("node \(host.index) lets \(waiter) wait for what is there since \(since)")
         }
+    }
+
+    /// Nobody waits at a leader for a lease that nobody holds, however much else is under way: once all that was in the log a moment
+    /// after it became free is applied, and the lease is free still, nothing is going to take it.
+    func checkWaitersForLeases(of host: SimulatedHost, applied: UInt64, _ world: World) throws {
+        guard let waiter = host.core?.waiterForFreeLease() else { return host.freeLease = nil }
+        guard var known = host.freeLease, known.waiter == waiter.command else {
+            return host.freeLease = (waiter.command, world.now, nil)
+        }
+        if known.mark == nil, world.now - known.since >= .milliseconds(50), !waiter.isMoreProposed {
+            known.mark = (world.now, waiter.logEnd)
+            host.freeLease = known
+        }
+        guard let mark = known.mark, applied >= mark.index,
+            world.now - max(mark.time, host.pausedUntil) >= .milliseconds(150)
+        else { return }
+        throw Violation("node \(host.index) lets \(waiter.command) wait for a lease that is free since \(known.since)")
     }
 
     // MARK: - Configurations

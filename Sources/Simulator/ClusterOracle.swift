@@ -64,6 +64,8 @@ struct ClusterOracle {
         try checkDurableLog(of: host, recovery)
         host.unsyncedLogs = []
         host.servableSince = nil
+        host.freeLease = nil
+        host.configuration = nil
         host.comparedIndex = 0
         host.checkedLog = nil
         host.guessedTerm = nil
@@ -102,8 +104,10 @@ struct ClusterOracle {
             case .persist(let request), .found(let request):
                 noteUnsynced(request, of: host)
                 try host.log.take(request)
+                // A founding that never gets to the disk was never told to anybody: see founded(_:).
+                let isFounding = if case .found = effect { true } else { false }
                 for entry in request.entries {
-                    try record(entry, by: host.index)
+                    if !isFounding { try record(entry, by: host.index) }
                     if entry.kind == .configuration { try checkOverlap(entry, of: host) }
                 }
                 if let state = request.hardState { host.unsyncedVotes.append((request.ticket, state)) }
@@ -120,6 +124,7 @@ struct ClusterOracle {
         if now.isLeader, host.wasLeader, now.commitIndex > host.lastCommit, let raft = host.core?.raft {
             try checkCommit(of: host, raft, world)
         }
+        host.configuration = host.core?.raft?.configuration
         host.lastTerm = now.term
         if now.isLeader {
             if let other = leaders[now.term], other != host.index {
@@ -143,7 +148,13 @@ struct ClusterOracle {
             throw Violation("node \(host.index) has applied \(now.appliedIndex) of \(now.commitIndex)")
         }
         try checkConfiguration(of: host, snapshotIndex: now.snapshotIndex)
-        if now.isLeader, now.hasParked { try checkWaiters(of: host, world) } else { host.servableSince = nil }
+        if now.isLeader, now.hasParked {
+            try checkWaiters(of: host, world)
+            try checkWaitersForLeases(of: host, applied: now.appliedIndex, world)
+        } else {
+            host.servableSince = nil
+            host.freeLease = nil
+        }
         // Once for each index and life of a node: equal states at equal indexes.
         if now.appliedIndex > 0, now.appliedIndex % 16 == 0, now.appliedIndex != host.comparedIndex {
             host.comparedIndex = now.appliedIndex
@@ -169,6 +180,11 @@ struct ClusterOracle {
             }
             votes[key] = vote
         }
+    }
+
+    /// The first entry of a cluster is on its founder's disk.
+    mutating func founded(_ host: SimulatedHost) throws {
+        for entry in host.log.entries { try record(entry, by: host.index) }
     }
 
     /// An index and term name one entry for ever.
@@ -249,9 +265,7 @@ struct ClusterOracle {
         if entry.index % 16 == 0 { digests[entry.index] = CRC32C.checksum(replica.encoded) }
         if let stamp = StateReplica.stamp(of: entry) {
             // Log time stands still without a leader and is never quicker than a clock.
-            if stamp > UInt64(world.now.nanoseconds / 1_000_000) {
-                throw Violation("log time \(stamp) ms is ahead of the world's")
-            }
+            if stamp > world.latestLogTime { throw Violation("log time \(stamp) ms is ahead of all clocks") }
             lastStamp = max(lastStamp, stamp)
         }
         var hasScheduling = false
@@ -389,6 +403,7 @@ struct ClusterOracle {
     mutating func renewed(_ key: String, client: Int, until: MonotonicTime) throws {
         elections.renewed(key, client: client, until: until)
     }
+    mutating func clockJumped(by span: TimeSpan) { elections.clockJumped(by: span) }
     mutating func gaveUp(_ key: String, client: Int) { elections.gaveUp(key, client: client) }
 
     // MARK: - The end

@@ -201,5 +201,14 @@ struct ElectionLedger {
         beliefs[key]?[i].until = max(known, until)
     }
 
+    /// A leader's clock may have jumped: leases may end so much earlier.
+    mutating func clockJumped(by span: TimeSpan) {
+        for key in beliefs.keys {
+            for i in beliefs[key]?.indices ?? 0..<0 {
+                if let until = beliefs[key]?[i].until { beliefs[key]?[i].until = until - span }
+            }
+        }
+    }
+
     mutating func gaveUp(_ key: String, client: Int) { beliefs[key]?.removeAll { $0.client == client } }
 }

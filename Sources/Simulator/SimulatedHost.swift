@@ -67,8 +67,7 @@ final class SimulatedHost {
     let address: SocketAddress
     private(set) var expect: Int
     let disks = MachineDisks()
-    /// This machine's clock shows the world's time plus this.
-    let clockOffset: TimeSpan
+    var clock: SimulatedClock
 
     // MARK: The process
 
@@ -86,6 +85,8 @@ final class SimulatedHost {
     var timerAt: MonotonicTime?
     var timerGeneration = 0
     var isFlushScheduled = false
+    /// It is going to crash in the middle of its next write; whether its machine stays on.
+    var doom: (life: Int, powered: Bool)?
     /// Asked to stop by SIGTERM.
     var isStopping = false
 
@@ -122,8 +123,13 @@ final class SimulatedHost {
     var comparedIndex: UInt64 = 0
     /// Since when somebody waits here for what is there.
     var servableSince: MonotonicTime?
+    /// The same of somebody who waits for a lease, whatever else is under way; and where the log ended a little later.
+    var freeLease: (waiter: String, since: MonotonicTime, mark: (time: MonotonicTime, index: UInt64)?)?
+    /// The configuration that was in force when the last turn ended.
+    var configuration: RaftConfiguration?
     /// Its disk was damaged at some time: what was on it counts for nothing until the next start.
     private(set) var wasSpoiled = false
+    private(set) var hasEverBeenSpoiled = false
 
     var log = LogView()
     /// Terms, votes and ends of logs that are on their way to the disk.
@@ -137,14 +143,14 @@ final class SimulatedHost {
     /// What is known to be on the disk, in all lives.
     var durable = HardState()
 
-    init(index: Int, expect: Int, seed: UInt64, generator: inout SeededGenerator) {
+    init(index: Int, expect: Int, seed: UInt64, drift: Int64, generator: inout SeededGenerator) {
         self.index = index
         self.expect = expect
         // Ids in no order, so that the smallest is anybody.
         id = NodeID(high: generator.next(), low: seed)
         name = "n\(index)"
         address = SocketAddress(host: .v4(0x0A00_0001 + UInt32(index)), port: 7630)
-        clockOffset = .milliseconds(Int64(generator.next() % 100_000_000))
+        clock = SimulatedClock(offset: .milliseconds(Int64(generator.next() % 100_000_000)), drift: drift)
     }
 
     func begin() {
@@ -162,6 +168,7 @@ final class SimulatedHost {
         self.owed = isMarkedDamaged ? max(self.owed, owed) : owed
         isSpoiled = true
         wasSpoiled = true
+        hasEverBeenSpoiled = true
         isTermSpoiled = isTermSpoiled || isTermLost
         mayLoseTerm = mayLoseTerm || isTermLost
         areSnapshotsSpoiled = areSnapshotsSpoiled || ofSnapshots
@@ -199,6 +206,6 @@ final class SimulatedHost {
         pods = nil
     }
 
-    func localTime(_ time: MonotonicTime) -> MonotonicTime { time + clockOffset }
-    func worldTime(_ local: MonotonicTime) -> MonotonicTime { local == .distantFuture ? local : local - clockOffset }
+    func localTime(_ time: MonotonicTime) -> MonotonicTime { clock.reading(at: time) }
+    func worldTime(_ local: MonotonicTime) -> MonotonicTime { clock.moment(of: local) }
 }

@@ -63,8 +63,18 @@ final class SimulatedStorage {
     private var writing: [PersistRequest] = []
     private var isWriting = false
     private(set) var hasFailed = false
+    /// The last batch of the log was half written when it was opened.
+    private(set) var wasTorn = false
     /// The node does not have again what its disk lost.
     var isRecovering: Bool { journal.isRecovering }
+    /// Entries, terms or votes are on their way to the disk.
+    var isWritingLog: Bool {
+        if isRunning[Thread.writer.rawValue], case .persist = queues[Thread.writer.rawValue].first {
+            true
+        } else {
+            false
+        }
+    }
     /// Asks the world to call ``finish(_:)`` for this thread after a while.
     var onStart: ((Thread) -> Void)?
 
@@ -105,6 +115,7 @@ final class SimulatedStorage {
         let isVirgin =
             newest == nil && log.entries.isEmpty && log.hardState.term == 0 && log.base == .zero && log.recovery == nil
         let storage = SimulatedStorage(disks, journal: opened.journal, store: store, chunkBytes: chunkBytes)
+        if case .tornTail = opened.recovered.outcome { storage.wasTorn = true }
         let lineage = try readLineage(disks.promises)
         return (
             storage, NodeRecovery(log: log, isVirgin: isVirgin, promise: promise, state: state, lineage: lineage)
@@ -265,13 +276,13 @@ final class SimulatedStorage {
 
     // MARK: - Crash
 
-    /// The process dies; what its threads were doing is done in part.
-    func crash(using generator: inout SeededGenerator) {
+    /// The process dies; what its threads were doing is done in part. `midWrite`: the first write is not wholly synced.
+    func crash(using generator: inout SeededGenerator, midWrite: Bool = false) {
         onStart = nil
         for (thread, disk) in [(Thread.writer, disks.journal), (.snapshotter, disks.snapshots)]
         where isRunning[thread.rawValue] {
             guard let work = queues[thread.rawValue].first else { continue }
-            let stop = 1 + Int(generator.next() % 5)
+            let stop = 1 + Int(generator.next() % (midWrite ? 2 : 5))
             switch work {
             case .promise, .lineage: disks.promises.stopAfter = disks.promises.operations + stop
             case .persist, .maintain, .found, .makeSnapshot, .readSnapshot, .storeChunk:

@@ -23,6 +23,7 @@ extension World {
     }
 
     func inject() throws {
+        if laterGenerator.chance(0.25), deceive() { return }
         let i = Int(generator.next() % UInt64(hosts.count))
         let kind = settings.onlyPausesLeaders ? 9 : generator.next() % 12
         note(11, kind, UInt64(i), text: "fault \(kind) at \(i)")
@@ -32,6 +33,7 @@ extension World {
         case 0, 1:
             guard settings.crashes else { return }
             // Now and then several at once, as when a rack loses power.
+            if crashesInWrite(i) { return }
             let powered = chance(0.6)
             for victim in hosts.indices where victim == i || chance(0.15) {
                 crash(victim, powered: powered)
@@ -40,6 +42,7 @@ extension World {
             }
         case 2, 3:
             guard settings.crashes, let leader else { return }
+            if crashesInWrite(leader) { return }
             crash(leader, powered: chance(0.6))
             try maybeDamage(leader)
             schedule(after: random(10_000..<900_000), .start(leader))
@@ -55,6 +58,7 @@ extension World {
             split()
         case 6:
             guard settings.partitions, let leader else { return }
+            if settings.cutTransfers, laterGenerator.chance(0.4), transferAndCut(leader) { return }
             // The leader alone, with whoever talks to it.
             sides = hosts.indices.map { $0 == leader ? 1 : 0 }
             clientSides = clients.map { _ in Int(generator.next() % 2) }
@@ -71,6 +75,7 @@ extension World {
         case 10:
             guard settings.orders else { return }
             let target = leader ?? i
+            if settings.cutTransfers, let leader, laterGenerator.chance(0.8), transferAndCut(leader) { return }
             if chance(0.5) {
                 hosts[target].isStopping = true
                 feed(target, .shutdown)
@@ -93,6 +98,52 @@ extension World {
         }
     }
 
+    /// Most of the time no disk is busy: a crash in the middle of a write has to be waited for. True if this one shall be.
+    private func crashesInWrite(_ i: Int) -> Bool {
+        guard settings.crashesInWrites > 0, laterGenerator.chance(settings.crashesInWrites), hosts[i].isUp else {
+            return false
+        }
+        let doom = (life: hosts[i].life, powered: laterGenerator.chance(0.6))
+        hosts[i].doom = doom
+        schedule(
+            after: .milliseconds(300),
+            .later { [weak self] in if self?.hosts[i].doom?.life == doom.life { self?.meetDoom(i, doom) } })
+        return true
+    }
+
+    func meetDoom(_ i: Int, _ doom: (life: Int, powered: Bool)) {
+        guard hosts[i].life == doom.life, hosts[i].isUp, !isPeaceful else { return }
+        hosts[i].doom = nil
+        crash(i, powered: doom.powered, midWrite: hosts[i].storage?.isWritingLog ?? false)
+        schedule(after: .microseconds(Int64(10_000 + laterGenerator.next() % 600_000)), .start(i))
+    }
+
+    /// Orders a hand-over and lets the network hold up the word to the heir: see ``holdUp(_:at:)``. False if there is no other voter.
+    private func transferAndCut(_ leader: Int) -> Bool {
+        let voters = hosts[leader].core?.raft?.configuration.voters ?? []
+        let heirs = hosts.indices.filter { $0 != leader && voters.contains(hosts[$0].id) }
+        guard !heirs.isEmpty else { return false }
+        let heir = heirs[Int(laterGenerator.next() % UInt64(heirs.count))]
+        note(23, UInt64(leader), UInt64(heir), text: "transfer from \(leader) to \(heir), to be cut")
+        transferCuts.insert(link(leader, heir))
+        let order: JSONValue = ["verb": "transfer", "node": .string(hosts[heir].name)]
+        feed(leader, .request(RequestID(connection: 0, channel: 0), .admin(order), .operator))
+        return true
+    }
+
+    /// The heir hears its leader no more from the word on that it is to stand. The leader gives the transfer up and goes on without
+    /// it; then the heir hears everything, that word first.
+    func holdUp(_ payload: [UInt8], at cut: Int) {
+        deaf.insert(cut)
+        links[cut].held.append((.raft, payload))
+        schedule(
+            after: .microseconds(450_000 + Int64(laterGenerator.next() % 700_000)),
+            .later { [weak self] in
+                guard let self, self.deaf.remove(cut) != nil else { return }
+                self.networkChanged()
+            })
+    }
+
     func beginPeace() {
         note(12, text: "peace")
         enter(.draining)
@@ -102,6 +153,7 @@ extension World {
             hosts[i].disks.journal.failingSyncs = 0
             hosts[i].disks.snapshots.failingSyncs = 0
             hosts[i].pausedUntil = min(hosts[i].pausedUntil, now)
+            hosts[i].clock.resume(at: now)
         }
         heal()
         for i in hosts.indices {

@@ -120,6 +120,8 @@ extension World {
         var history = recorder.history
         // Known: what a node gave back for a client that had gone is told again to the same client when it asks again elsewhere.
         history.mayGiveJobsBack = settings.strays > 0
+        // No lease and no time to run of these worlds is longer than 2 s; a jump brings an end nearer by as much.
+        history.slack += 2_000 * settings.clockDrift + jumped(since: .zero).nanoseconds
         let verdict = history.check()
         figures.historyOperations = verdict.operations
         figures.historyObjects = verdict.objects

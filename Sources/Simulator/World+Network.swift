@@ -39,6 +39,7 @@ extension World {
         if !isPeaceful, chance(settings.loss) { return }
         let copies = !isPeaceful && chance(settings.duplication) ? 2 : 1
         for _ in 0..<copies { schedule(after: latency(), .datagram(from: from, to: to, bytes)) }
+        repeatLater(bytes, from: from, to: to)
     }
 
     /// The host answers for a process that is gone.
@@ -75,10 +76,22 @@ extension World {
         let arrival = max(now + latency(), links[at].lastArrival + .microseconds(1))
         links[at].lastArrival = arrival
         schedule(at: arrival, .frame(from: from, to: to, epoch: links[at].epoch, kind, payload))
+        guard kind == .raft, !isPeaceful, settings.lateFrames > 0, laterGenerator.chance(settings.lateFrames) else {
+            return
+        }
+        let delay = TimeSpan.microseconds(
+            Int64(500 + laterGenerator.next() % (laterGenerator.chance(0.5) ? 5_000 : 1_500_000)))
+        schedule(at: arrival + delay, .lateFrame(from: hosts[from].id, to: to, life: hosts[to].life, payload))
     }
 
     func arrive(from: Int, to: Int, epoch: Int, _ kind: FrameKind, _ payload: [UInt8]) {
         let at = link(from, to)
+        if !transferCuts.isEmpty, kind == .raft, payload.count > 1, payload[1] == 11, reaches(from, to),
+            links[at].held.isEmpty, !isPeaceful, transferCuts.remove(at) != nil
+        {
+            // TimeoutNow: see RaftEnvelope.
+            return holdUp(payload, at: at)
+        }
         guard reaches(from, to), links[at].held.isEmpty else {
             if links[at].held.isEmpty {
                 schedule(after: random(100_000..<1_500_000), .linkTimeout(from: from, to: to, epoch: epoch))

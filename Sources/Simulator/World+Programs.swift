@@ -76,7 +76,7 @@ extension World {
             numbers.append(number)
             let body =
                 withUnsafeBytes(of: number.littleEndian) { Array($0) }
-                + Array(repeating: 7, count: Int(client.generator.next() % 60))
+                + Array(repeating: 7, count: Int(client.generator.next() % (isLarge() ? 3_000 : 60)))
             jobs.append(
                 NewJob(
                     tube: World.tubes[Int(client.generator.next() % 3)], priority: UInt32(client.generator.next() % 4),
@@ -94,6 +94,8 @@ extension World {
             try then(true)
         }
     }
+
+    private func isLarge() -> Bool { settings.largeBodies > 0 && laterGenerator.chance(settings.largeBodies) }
 
     private func reserve(_ client: SimulatedClient) {
         guard client.active < 2, client.jobsInHand < 4, !stragglersAreIn || oracle.replica.jobCount > 0 else { return }
@@ -179,8 +181,7 @@ extension World {
                 self.figures.grants += 1
                 client.held = (key, token)
                 try self.oracle.granted(
-                    key, token: token, to: client.index, until: asked + .milliseconds(Int64(ttl) * 7 / 8), now: self.now
-                )
+                    key, token: token, to: client.index, until: self.reliable(ttl, since: asked), now: self.now)
                 self.schedule(after: client.random(10_000..<300_000), .holdsUntil(client: client.index, token: token))
             case .held: break
             default: throw Violation("an acquire was answered with \(result)")
@@ -190,6 +191,11 @@ extension World {
 
     func renewOrRelease(_ client: SimulatedClient, token: UInt64) {
         guard let held = client.held, held.token == token else { return }
+        if !isPeaceful, settings.vanishing > 0, client.generator.chance(settings.vanishing) {
+            oracle.gaveUp(held.key, client: client.index)
+            client.held = nil
+            return
+        }
         if isPeaceful || client.generator.chance(0.25) {
             // From here on it acts as leader no more, whatever becomes of the request.
             oracle.gaveUp(held.key, client: client.index)
@@ -202,7 +208,7 @@ extension World {
             switch ending {
             case .result(.lease(.renewed(let expiresIn))):
                 try self.oracle.renewed(
-                    held.key, client: client.index, until: asked + .milliseconds(Int64(expiresIn) * 7 / 8))
+                    held.key, client: client.index, until: self.reliable(expiresIn, since: asked))
                 self.schedule(after: client.random(30_000..<300_000), .holdsUntil(client: client.index, token: token))
             case .result(.lease(.lost)):
                 self.oracle.gaveUp(held.key, client: client.index)

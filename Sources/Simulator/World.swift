@@ -16,6 +16,7 @@ public final class World {
         case datagram(from: Int, to: Int, [UInt8])
         case refused(Int, life: Int, by: Int)
         case frame(from: Int, to: Int, epoch: Int, FrameKind, [UInt8])
+        case lateFrame(from: NodeID, to: Int, life: Int, [UInt8])
         case dialled(from: Int, to: Int, epoch: Int, attempt: Int)
         case linkTimeout(from: Int, to: Int, epoch: Int)
         case confirmDeath(seenBy: Int, life: Int, of: Int)
@@ -58,6 +59,8 @@ public final class World {
     public internal(set) var traceDigest: UInt64 = 0xCBF2_9CE4_8422_2325
 
     var generator: SeededGenerator
+    /// For faults that came later than others: a world without them runs as it did before.
+    var laterGenerator: SeededGenerator
     var queue = EventQueue<Event>()
     var hosts: [SimulatedHost] = []
     var clients: [SimulatedClient] = []
@@ -71,6 +74,8 @@ public final class World {
     var sides: [Int]
     /// Pairs that hear nothing in one direction, as from * n + to.
     var deaf: Set<Int> = []
+    /// Streams on which the next word to stand for election is held up.
+    var transferCuts: Set<Int> = []
     var clientSides: [Int]
     /// Open connections of clients.
     var connections: [UInt64: (client: Int, host: Int, life: Int)] = [:]
@@ -81,6 +86,8 @@ public final class World {
     var localCalls: [UInt64: LocalCall] = [:]
     /// The node whose turn ends with this event.
     var turnEnds: Int?
+    /// All jumps of clocks so far.
+    var clockJumps: [(time: MonotonicTime, span: TimeSpan)] = []
     var probe = Probe()
     var recorder = HistoryRecorder()
     /// The number in a job's body, by the id that clients were told.
@@ -112,7 +119,13 @@ public final class World {
         /// Damage done to disks, starts that began with something to make good, nodes whose data were gone.
         public var damages = 0
         public var recoveries = 0
+        /// Starts that found the last batch of the log half written.
+        public var tornTails = 0
         public var wipes = 0
+        public var suspensions = 0
+        public var clockJumps = 0
+        /// False statements of gossip that were sent.
+        public var lies = 0
         /// What clients asked for that was judged by the linearizability checker, and the objects it falls into.
         public var historyOperations = 0
         public var historyObjects = 0
@@ -143,7 +156,11 @@ public final class World {
             a.losses += b.losses
             a.damages += b.damages
             a.recoveries += b.recoveries
+            a.tornTails += b.tornTails
             a.wipes += b.wipes
+            a.suspensions += b.suspensions
+            a.clockJumps += b.clockJumps
+            a.lies += b.lies
             a.simulated = a.simulated + b.simulated
             a.historyOperations += b.historyOperations
             a.historyObjects += b.historyObjects
@@ -157,13 +174,16 @@ public final class World {
         let settings = settings ?? WorldSettings(seed: seed)
         self.settings = settings
         generator = SeededGenerator(seed: seed)
+        laterGenerator = SeededGenerator(seed: seed ^ 0x6C61_7465_7220_6F6E)
         let n = settings.nodes
         sides = Array(repeating: 0, count: n)
         links = Array(repeating: Link(), count: n * n)
         clientSides = Array(repeating: 0, count: settings.clients + 1)
         for i in 0..<n {
             let expect = i < settings.founders ? settings.expect : 0
-            hosts.append(SimulatedHost(index: i, expect: expect, seed: seed, generator: &generator))
+            let most = settings.clockDrift
+            let drift = most == 0 ? 0 : Int64(laterGenerator.next() % UInt64(2 * most + 1)) - most
+            hosts.append(SimulatedHost(index: i, expect: expect, seed: seed, drift: drift, generator: &generator))
         }
         // Jobs always; of the rest some. The last client only asks when all is over.
         var roles: [SimulatedClient.Role] = [.porter, .elector, .elector, .observer, .keeper]
@@ -275,6 +295,10 @@ public final class World {
             let readable = hosts[to].isUp ? readableAgain(from: from, to: to) : now
             guard readable <= now else { return schedule(at: readable, event) }
             arrive(from: from, to: to, epoch: epoch, kind, payload)
+        case .lateFrame(let from, let to, let life, let payload):
+            guard hosts[to].life == life, !postponed(to, event) else { return }
+            note(22, UInt64(to), UInt64(payload.count), text: "late frame >\(to) \(World.checksum(payload))")
+            feed(to, .peerFrame(.raft, payload, from: from))
         case .dialled(let from, let to, let epoch, let attempt):
             guard links[link(from, to)].epoch == epoch, !postponed(from, event) else { return }
             dialled(from: from, to: to, epoch: epoch, attempt: attempt)
@@ -355,6 +379,7 @@ public final class World {
         guard let (storage, recovery) = opened else { return try refused(i) }
         host.opened(isTermLost: recovery.log.recovery?.isTermLost ?? false)
         if recovery.log.recovery != nil { figures.recoveries += 1 }
+        if storage.wasTorn { figures.tornTails += 1 }
         let life = host.life
         storage.onStart = { [weak self] thread in self?.diskStarted(i, life, thread) }
         var options = NodeOptions(
@@ -390,12 +415,12 @@ public final class World {
 
     /// Kills the process (and with it what was not synced); `powered` false takes the machine down as well, so that nobody
     /// answers for it.
-    func crash(_ i: Int, powered: Bool) {
+    func crash(_ i: Int, powered: Bool, midWrite: Bool = false) {
         let host = hosts[i]
         guard host.isUp else { return }
         note(4, UInt64(i), text: "crash \(i) powered \(powered)")
         figures.crashes += 1
-        host.storage?.crash(using: &generator)
+        host.storage?.crash(using: &generator, midWrite: midWrite)
         host.disks.crash(using: &generator)
         host.isPowered = powered
         host.end()
@@ -530,8 +555,25 @@ public final class World {
 
     private func diskStarted(_ i: Int, _ life: Int, _ thread: SimulatedStorage.Thread) {
         let isSlow = !isPeaceful && settings.diskFaults && chance(0.01)
-        let delay = isSlow ? random(20_000..<250_000) : random(60..<900)
+        var delay = isSlow ? random(20_000..<250_000) : random(60..<900)
+        if settings.slowOutgoing, !isPeaceful, isSlowAsOutgoing(i) {
+            delay = .microseconds(Int64(2_000 + laterGenerator.next() % 60_000))
+        }
         schedule(after: delay, .disk(i, life: life, thread))
+        if let doom = hosts[i].doom, doom.life == life, hosts[i].storage?.isWritingLog ?? false {
+            hosts[i].doom = nil
+            let part = TimeSpan(nanoseconds: Int64(laterGenerator.next() % UInt64(delay.nanoseconds)))
+            schedule(after: part, .later { [weak self] in self?.meetDoom(i, doom) })
+        }
+    }
+
+    /// While two sets of voters decide together, those of the old one are late now and then: the new ones alone must not do.
+    private func isSlowAsOutgoing(_ i: Int) -> Bool {
+        guard let configuration = hosts[i].core?.raft?.configuration, configuration.outgoing.contains(hosts[i].id)
+        else {
+            return false
+        }
+        return laterGenerator.chance(0.5)
     }
 
     private func finishDisk(_ i: Int, _ thread: SimulatedStorage.Thread) throws {
@@ -541,7 +583,10 @@ public final class World {
             case .input(let input):
                 if case .snapshotInstalled = input { figures.snapshotsInstalled += 1 }
                 if case .persisted(let ticket) = input { try oracle.persisted(through: ticket, of: host) }
-                if case .founded = input { try oracle.persisted(through: .max, of: host) }
+                if case .founded = input {
+                    try oracle.persisted(through: .max, of: host)
+                    try oracle.founded(host)
+                }
                 feed(i, input)
             case .chunk(let chunk, let to):
                 if let effect = host.core?.snapshotFrame(chunk, to: to) { try perform(effect, i) }

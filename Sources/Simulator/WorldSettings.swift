@@ -44,6 +44,29 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
     public var snapshotEntries: Int
     /// How likely it is that a copy of a command arrives once more, later, somewhere else.
     public var strays = 0.0
+    /// How likely it is that a message between voters arrives once more, later, behind newer ones: the socket of a stream that broke
+    /// is readable for as long as its bytes last, beside that of the stream which took its place.
+    public var lateFrames = 0.0
+    /// Orders to hand leadership on, of which the word to the heir is held up by the network until the leader has gone on without it.
+    public var cutTransfers = false
+    /// How likely it is that somebody who leads an election dies instead of renewing: its lease has to end by itself.
+    public var vanishing = 0.0
+    /// Of the crashes of single nodes so many come while the log is being written.
+    public var crashesInWrites = 0.0
+    /// By how much the clocks of nodes are quicker or slower than the world's time at most, in millionths.
+    public var clockDrift: Int64 = 0
+    /// Clocks that jump ahead.
+    public var clockJumps = false
+    /// Machines that stand still for up to 3 s while their clocks do, too.
+    public var suspensions = false
+    /// Gossip that is not true.
+    public var gossipLies = false
+    /// How likely it is that a datagram is heard once more, up to 4 s later.
+    public var lateGossip = 0.0
+    /// Disks of outgoing voters are slow now and then.
+    public var slowOutgoing = false
+    /// So many of the jobs have bodies of up to 3 KB, which take several sectors of the log.
+    public var largeBodies = 0.0
     /// Nothing goes wrong but leaders that stand still for a while and then go on, with many readers: the moment at which a
     /// node that was deposed could tell what is out of date.
     public var onlyPausesLeaders = false
@@ -77,6 +100,30 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         if !onlyPausesLeaders, crashes, nodes >= 3 {
             damage = [.none, .none, .none, .withinBudget, .withinBudget, .beyondBudget][Int(generator.next() % 6)]
         }
+        if !onlyPausesLeaders {
+            lateFrames = [0, 0.003, 0.03][Int(generator.next() % 3)]
+            cutTransfers = orders && partitions && nodes >= 3
+            vanishing = 0.2
+            crashesInWrites = crashes ? 0.5 : 0
+            slowOutgoing = nodes >= 3
+            largeBodies = [0, 0.1, 0.5][Int(generator.next() % 3)]
+            clockDrift = [0, 10_000, 50_000][Int(generator.next() % 3)]
+            suspensions = pauses && generator.chance(0.5)
+            clockJumps = generator.chance(0.2)
+            gossipLies = generator.chance(0.3)
+            lateGossip = [0, 0, 0.02, 0.1][Int(generator.next() % 4)]
+            if gossipLies, generator.chance(0.3) { deadVoterGrace = .seconds(1) }
+        }
+    }
+
+    /// Without the faults that came later: the worlds in which old seeds failed.
+    public func withoutLaterFaults() -> WorldSettings {
+        var settings = self
+        (settings.lateFrames, settings.cutTransfers, settings.vanishing, settings.crashesInWrites) = (0, false, 0, 0)
+        (settings.largeBodies, settings.slowOutgoing) = (0, false)
+        (settings.clockDrift, settings.clockJumps, settings.suspensions) = (0, false, false)
+        (settings.gossipLies, settings.lateGossip, settings.deadVoterGrace) = (false, 0, .seconds(300))
+        return settings
     }
 
     /// See ``onlyPausesLeaders``.
@@ -103,6 +150,7 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         (settings.crashes, settings.partitions, settings.pauses) = (false, false, false)
         (settings.diskFaults, settings.orders, settings.quickGossip) = (false, false, false)
         (settings.loss, settings.duplication, settings.strays, settings.damage) = (0, 0, 0, .none)
+        settings = settings.withoutLaterFaults()
         settings.onlyPausesLeaders = false
         settings.chaos = .seconds(600)
         return settings
@@ -112,7 +160,9 @@ public struct WorldSettings: Sendable, CustomStringConvertible {
         let faults = [
             crashes ? "crashes" : nil, partitions ? "partitions" : nil, pauses ? "pauses" : nil,
             diskFaults ? "disk" : nil,
-            orders ? "orders" : nil, damage == .none ? nil : "damage \(damage)",
+            orders ? "orders" : nil, lateFrames > 0 ? "late \(lateFrames)" : nil,
+            clockDrift > 0 ? "drift \(clockDrift)" : nil, clockJumps ? "jumps" : nil, suspensions ? "suspensions" : nil,
+            gossipLies ? "lies" : nil, damage == .none ? nil : "damage \(damage)",
         ].compactMap { $0 }
         return """
             \(nodes) nodes (\(founders) expect \(expect)), \(clients) clients, loss \(loss), duplication \(duplication), strays \(strays), \

@@ -51,6 +51,7 @@ import Testing
         #expect(total.grants > 10)
         #expect(total.podsBound > 20)
         #expect(total.digestsCompared > 300)
+        #expect(total.suspensions + total.clockJumps + total.lies > 0)
         #expect(total.historyOperations > 1_500)
         #expect(total.historyObjects > 500)
         #expect(total.undecidedObjects == 0)
@@ -59,7 +60,34 @@ import Testing
     /// Whole-node worlds that found: a floor that was too low for a node whose journal was gone beside a snapshot (86), the only whole
     /// snapshot removed because of two damaged ones (219), and faults of the worlds themselves.
     @Test(arguments: [55, 86, 106, 219, 1_860, 1_884, 21_328, 101_860, 103_531, 105_723])
-    func seedsThatOnceFailedPass(seed: UInt64) throws { try World(seed: seed).run() }
+    func seedsThatOnceFailedPass(seed: UInt64) throws {
+        try World(seed: seed, settings: WorldSettings(seed: seed).withoutLaterFaults()).run()
+    }
+
+    /// Its founder's disk failed before it held the first entry, so that another founds.
+    @Test func aFoundingThatNeverReachedTheDiskIsNone() throws {
+        try World(seed: 201_364, settings: .short(seed: 201_364)).run()
+    }
+
+    /// Clocks that differ, stop and jump, gossip that lies and comes late: the worlds have them, and bear them.
+    @Test func clocksAndGossipMayLie() throws {
+        var total = World.Figures()
+        for seed: UInt64 in 4_000..<4_015 {
+            var settings = WorldSettings(seed: seed)
+            settings.nodes = max(settings.nodes, 3)
+            settings.clockDrift = 50_000
+            (settings.suspensions, settings.clockJumps, settings.gossipLies) = (true, true, true)
+            settings.lateGossip = 0.1
+            settings.deadVoterGrace = .seconds(1)
+            settings.faultPause = .milliseconds(400)
+            let world = World(seed: seed, settings: settings)
+            try world.run()
+            total += world.figures
+        }
+        #expect(total.suspensions > 5)
+        #expect(total.clockJumps > 5)
+        #expect(total.lies > 20)
+    }
 
     private func damaging(_ seed: UInt64, _ damage: WorldSettings.Damage) -> WorldSettings {
         var settings = WorldSettings(seed: seed)
