@@ -361,6 +361,9 @@ struct SmallScope {
         hasher.combine(raft.durableIndex)
         hasher.combine(raft.requestedIndex)
         hasher.combine(raft.deliveredIndex)
+        hasher.combine(raft.leadersCopy)
+        hasher.combine(raft.agreedTerm)
+        hasher.combine(raft.agreedIndex)
         hasher.combine(raft.log.entries)
         for item in raft.outstanding {
             hasher.combine(raft.lastTicket - item.ticket)
@@ -382,6 +385,7 @@ struct SmallScope {
             hasher.combine(peer.match)
             hasher.combine(peer.next)
             hasher.combine(peer.sentCommit)
+            hasher.combine(peer.toldDurable)
             hasher.combine(peer.inflightCount)
         }
         hasher.combine(node.disk.hardState.term)
