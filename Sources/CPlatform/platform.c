@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -218,6 +219,11 @@ int coterie_socket_pair(int *pair) {
         return -why;
     }
     return 0;
+}
+
+ssize_t coterie_write_durably(int descriptor, const void *bytes, size_t size, int64_t offset) {
+    struct iovec piece = {(void *)bytes, size};
+    return pwritev2(descriptor, &piece, 1, offset, RWF_DSYNC);
 }
 
 int coterie_pipe(int *pair) { return pipe2(pair, O_CLOEXEC); }

@@ -19,6 +19,8 @@ public protocol Disk: AnyObject, Sendable {
     func write(_ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskError)
     /// The contents, and whatever of the metadata is needed to read them (fdatasync).
     func sync(_ file: DiskFile) throws(DiskError)
+    /// ``write(_:at:_:)`` and ``sync(_:)`` of the file; in one call where that can be.
+    func writeDurably(_ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskError)
     /// Replaces `new` if it exists.
     func rename(_ old: String, to new: String) throws(DiskError)
     /// No error if there is no such file.
@@ -76,11 +78,24 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
 }
 
 extension Disk {
+    public func writeDurably(_ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskError) {
+        try write(file, at: offset, bytes)
+        try sync(file)
+    }
+
     func write(_ file: DiskFile, at offset: UInt64, _ bytes: [UInt8]) throws(DiskError) {
+        try carry(bytes) { bytes throws(DiskError) in try write(file, at: offset, bytes) }
+    }
+
+    func writeDurably(_ file: DiskFile, at offset: UInt64, _ bytes: [UInt8]) throws(DiskError) {
+        try carry(bytes) { bytes throws(DiskError) in try writeDurably(file, at: offset, bytes) }
+    }
+
+    private func carry(_ bytes: [UInt8], _ body: (UnsafeRawBufferPointer) throws(DiskError) -> Void) throws(DiskError) {
         // A closure passed to withUnsafeBytes can not throw typed errors through `rethrows`, so the result is carried out.
         let result = bytes.withUnsafeBytes { buffer -> Result<Void, DiskError> in
             do throws(DiskError) {
-                try write(file, at: offset, buffer)
+                try body(buffer)
                 return .success(())
             } catch {
                 return .failure(error)

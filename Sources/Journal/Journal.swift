@@ -264,8 +264,7 @@ public struct Journal: Sendable {
             }())
         encode(requests, last: after.last, with: &encoder)
         active?.dirtyThrough = current.offset + encoder.image.count
-        try disk.write(current.file, at: UInt64(current.offset), encoder.image)
-        try disk.sync(current.file)
+        try disk.writeDurably(current.file, at: UInt64(current.offset), encoder.image)
         active?.offset = current.offset + encoder.image.count
         active?.batches = current.batches + 1
         active?.dirtyThrough = current.offset + encoder.image.count

@@ -1,3 +1,4 @@
+import CPlatform
 import Glibc
 import Journal
 
@@ -117,6 +118,26 @@ public final class PosixDisk: Disk {
                 throw DiskError(.io, operation: "write", name: PosixDisk.label(file))
             } else if errno != EINTR {
                 throw PosixDisk.error("write", PosixDisk.label(file))
+            }
+        }
+    }
+
+    public func writeDurably(_ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskError) {
+        var done = 0
+        while done < bytes.count {
+            let put = coterie_write_durably(
+                file.descriptor, bytes.baseAddress.map { $0 + done }, bytes.count - done, Int64(offset) + Int64(done))
+            if put > 0 {
+                done += put
+            } else if put < 0, [EOPNOTSUPP, ENOSYS, EINVAL].contains(errno) {
+                let rest = UnsafeRawBufferPointer(rebasing: bytes[done...])
+                try write(file, at: offset + UInt64(done), rest)
+                return try sync(file)
+            } else if put == 0 {
+                throw DiskError(.io, operation: "write", name: PosixDisk.label(file))
+            } else {
+                // Not repeated on any error: see ``sync(_:)``.
+                throw PosixDisk.error("pwritev2", PosixDisk.label(file))
             }
         }
     }

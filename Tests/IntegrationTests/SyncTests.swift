@@ -72,8 +72,8 @@ extension Integration {
                     let wrong = unsyncedPromises(writes, answeredBy: traces[node.index], nodes: traces)
                     #expect(wrong.isEmpty, "\(wrong.prefix(5).joined(separator: "\n"))")
                 }
-                let syncs = traces.map { trace in trace.calls.count { $0.name == "fdatasync" } }
-                print("80 puts, fdatasync \(syncs) times; every answer after the sync of a majority")
+                let syncs = traces.map { trace in trace.calls.count { $0.name == "fdatasync" || $0.isDurableWrite } }
+                print("80 puts, \(syncs) syncs; every answer after the sync of a majority")
 
                 // The same traces without what makes them good: the analysis must notice each.
                 let leaderTrace = traces[leader.index]
@@ -85,7 +85,9 @@ extension Integration {
                 func blamed(_ doctored: [SyncTrace]) -> Int {
                     unsyncedPromises(throughLeader, answeredBy: leaderTrace, nodes: doctored).count
                 }
-                let isSync = { (call: TracedCall) in call.name == "fdatasync" || call.name == "fsync" }
+                let isSync = { (call: TracedCall) in
+                    call.name == "fdatasync" || call.name == "fsync" || call.isDurableWrite
+                }
                 #expect(blamed(doctored([0, 1]) { isSync($0) ? nil : $0 }) == throughLeader.count, "no syncs on two")
                 #expect(
                     blamed(
@@ -106,6 +108,8 @@ extension Integration {
                         doctored([0, 1]) { call in
                             var call = call
                             if call.name == "pwrite64" { call.ended += 0.2 }
+                            // The same bytes, written without the promise.
+                            if call.isDurableWrite { call.name = "pwrite64" }
                             return call
                         }) == throughLeader.count, "writes that the sync did not cover on two")
             }

@@ -15,6 +15,9 @@ public struct TracedCall: Sendable, Equatable {
     public var begun: Double
     public var ended: Double
 
+    /// It returns when its bytes are on the disk.
+    public var isDurableWrite: Bool { name == "pwritev2" && arguments.contains("RWF_DSYNC") }
+
     /// The first argument.
     public var descriptor: Int? { Int(arguments.prefix { $0.isNumber }) }
 }
@@ -26,7 +29,7 @@ public struct SyncTrace: Sendable {
 
     /// The system calls that an analysis needs.
     public static let options = [
-        "-f", "-ttt", "-T", "-s", "1024", "-e", "trace=fdatasync,fsync,pwrite64,pwritev,write,writev,sendmsg,sendto",
+        "-f", "-ttt", "-T", "-s", "1024", "-e", "trace=fdatasync,fsync,pwrite64,pwritev,pwritev2,write,writev,sendmsg,sendto",
     ]
 
     public init(parsing text: String) {
@@ -68,12 +71,13 @@ public struct SyncTrace: Sendable {
         return Double(line[line.index(after: start)...].dropLast()) ?? 0
     }
 
-    /// When bytes that contain the text were on the disk: the end of the first successful sync, begun after they were written
-    /// to a file, of that file. Nil if there was none.
+    /// When bytes that contain the text were on the disk: the end of the write, if that was one with RWF_DSYNC; else of the first
+    /// successful sync, begun after they were written to a file, of that file. Nil if there was none.
     public func synced(_ text: String) -> Double? {
-        calls.lazy.filter { ["pwrite64", "pwritev"].contains($0.name) && $0.arguments.contains(text) }
+        calls.lazy.filter { ["pwrite64", "pwritev", "pwritev2"].contains($0.name) && $0.arguments.contains(text) }
             .compactMap { write -> Double? in
                 guard let descriptor = write.descriptor, (write.result ?? -1) > 0 else { return nil }
+                if write.isDurableWrite { return write.ended }
                 return calls.filter { sync in
                     ["fdatasync", "fsync"].contains(sync.name) && sync.result == 0 && sync.descriptor == descriptor
                         && sync.begun >= write.ended

@@ -59,6 +59,9 @@ int coterie_socket_pair(int *_Nonnull pair);
 /// What the system's tools show of a thread; at most 15 bytes.
 void coterie_name_thread(unsigned long thread, const char *_Nonnull name);
 
+/// pwrite whose bytes are on stable storage when it returns (RWF_DSYNC). -1 with `errno` on failure: EOPNOTSUPP, ENOSYS or EINVAL where kernel or file system can not.
+ssize_t coterie_write_durably(int descriptor, const void *_Nullable bytes, size_t size, int64_t offset);
+
 /// A pipe whose ends are close-on-exec: reading end first. -1 with `errno` on failure.
 int coterie_pipe(int *_Nonnull pair);
 
