@@ -27,6 +27,8 @@ struct SmallScope {
         var term: UInt64 = 1
         /// Who stands in the elections after the first.
         var candidates = [0, 1, 2]
+        /// Who crashes, and whose writes take their time.
+        var crashing = [0, 1, 2]
         /// More than so many states are not explored; ``Figures/isComplete`` tells.
         var states = 5_000_000
     }
@@ -67,6 +69,8 @@ struct SmallScope {
         var depth = 0
         var leaders = 0
         var highestCommitted = 0
+        /// Followers that were the first to know of a commitment, by the two copies.
+        var earlyCommitments = 0
         var isComplete = false
     }
 
@@ -170,7 +174,7 @@ struct SmallScope {
                 if state.heartbeats < bounds.heartbeats { actions.append(.heartbeats(i)) }
             }
             if !node.writes.isEmpty { actions.append(.sync(i)) }
-            if state.crashes < bounds.crashes {
+            if state.crashes < bounds.crashes, bounds.crashing.contains(i) {
                 for kept in 0...node.writes.count { actions.append(.crash(i, kept: kept)) }
             }
         }
@@ -214,7 +218,9 @@ struct SmallScope {
             try carryOut(i, &state)
             if isLate {
                 // A disk writes in order: what comes behind a late write is late as well.
-                guard state.nodes[i].writes.count > before.nodes[i].writes.count else { return nil }
+                guard bounds.crashing.contains(i), state.nodes[i].writes.count > before.nodes[i].writes.count else {
+                    return nil
+                }
                 state.lateWrites += 1
             } else if before.nodes[i].writes.isEmpty {
                 while !state.nodes[i].writes.isEmpty {
@@ -282,6 +288,7 @@ struct SmallScope {
             if at == state.committed.count {
                 state.committed.append(entry)
                 figures.highestCommitted = max(figures.highestCommitted, state.committed.count)
+                if state.nodes[i].raft.role == .follower { figures.earlyCommitments += 1 }
             } else if state.committed[at] != entry {
                 throw Broken(
                     what:

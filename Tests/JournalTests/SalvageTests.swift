@@ -214,6 +214,45 @@ import Testing
         #expect(recovered.log.recovery == LogRecovery(floor: LogPosition(index: LogRecovery.unknownIndex, term: 7)))
     }
 
+    /// A sector that was written to the wrong place: what is read there checks out, and is of a batch that was over long before.
+    @Test(arguments: 1...4)
+    func anOlderSectorInTheLastBatchsPlaceDoesNotPullTheFloorBack(older: Int) throws {
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk)
+        try journal.write([PersistRequest(ticket: 0, hardState: HardState(term: 4, vote: someNode))])
+        // A sector for each of four batches, and two for the last one.
+        for i in UInt64(1)...4 { try journal.write([append(i...i, term: i < 3 ? 3 : 4, bytes: 408)]) }
+        try journal.write([append(5...7, term: 4, bytes: 280)])
+        journal.close()
+        let name = try #require(try segmentNames(disk).last)
+        let marks = records(disk, name).filter { $0.header.type == .mark }
+        #expect(marks.map { $0.offset + $0.header.recordBytes } == [2, 3, 4, 5, 7].map { $0 * RecordFormat.sector })
+        let whole = try #require(disk.contents(name))
+        let copied = whole[(older * RecordFormat.sector)..<((older + 1) * RecordFormat.sector)]
+        let unknown = LogPosition(index: LogRecovery.unknownIndex, term: 4)
+        // Which sectors are overwritten, how many entries are left, and what may have been acknowledged.
+        let cases: [(sectors: [Int], entries: UInt64, floor: LogPosition)] = [
+            ([5], 4, LogPosition(index: 7, term: 4)), ([6], 5, unknown), ([5, 6], 4, unknown),
+        ]
+        for (sectors, entries, floor) in cases {
+            var bytes = whole
+            for sector in sectors {
+                let start = sector * RecordFormat.sector
+                bytes.replaceSubrange(start..<start + RecordFormat.sector, with: copied)
+            }
+            let damaged = disk.copy()
+            damaged.place(name, bytes)
+            guard case .damaged = try Journal.verify(disk: damaged).outcome else {
+                Issue.record("\(sectors): \(try Journal.verify(disk: damaged).outcome)")
+                continue
+            }
+            let (_, recovered) = try salvage(damaged)
+            #expect(recovered.isSalvaged)
+            #expect(recovered.log.entries.map(\.index) == Array(1...entries), "\(sectors)")
+            #expect(recovered.log.recovery == LogRecovery(floor: floor), "\(sectors)")
+        }
+    }
+
     @Test func aFileCutRightBehindABatchIsNotTakenForTheEndOfTheLog() throws {
         let disk = try filled()
         let name = try #require(try segmentNames(disk).last)

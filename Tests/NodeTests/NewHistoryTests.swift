@@ -68,7 +68,7 @@ import Transport
         let directory = try NewHistoryTests.used(scratch.path)
         let setAside = try NewHistory.begin(NewHistoryTests.contents(), in: directory)
         #expect(setAside == [scratch.path + "/journal.before-1"])
-        let old = try PosixDisk(path: setAside[0], create: false)
+        let old = try PosixDisk(path: #require(setAside.first), create: false)
         #expect(try Journal.verify(disk: old).last.index == 1)
         #expect(access(scratch.path + "/refounding", F_OK) != 0)
         try NewHistoryTests.check(directory)
@@ -104,7 +104,7 @@ import Transport
         let setAside = try NewHistory.finish(in: directory)
         #expect(setAside == [scratch.path + "/journal.before-1"])
         try NewHistoryTests.check(directory)
-        #expect(try Journal.verify(disk: PosixDisk(path: setAside[0], create: false)).last.index == 1)
+        #expect(try Journal.verify(disk: PosixDisk(path: #require(setAside.first), create: false)).last.index == 1)
     }
 
     /// Before the new history is whole nothing has changed.
