@@ -29,7 +29,8 @@ public struct SyncTrace: Sendable {
 
     /// The system calls that an analysis needs.
     public static let options = [
-        "-f", "-ttt", "-T", "-s", "1024", "-e", "trace=fdatasync,fsync,pwrite64,pwritev,pwritev2,write,writev,sendmsg,sendto",
+        "-f", "-ttt", "-T", "-s", "1024", "-e",
+        "trace=fdatasync,fsync,pwrite64,pwritev,pwritev2,write,writev,sendmsg,sendto",
     ]
 
     public init(parsing text: String) {
