@@ -128,7 +128,8 @@ public struct LogRecovery: Hashable, Sendable {
     /// The *vote floor*: at least the last entry that this node ever acknowledged, in the order of ``LogPosition``.
     ///
     /// Behind damage in the middle of the log, and wherever a mark or a record's header tells it, this is that very entry. If
-    /// nothing readable follows the damage the index is ``unknownIndex``: some entry of this or an earlier term.
+    /// nothing readable follows the damage, or what does can not be the log's end, the index is ``unknownIndex``: some entry of this
+    /// or an earlier term.
     public var floor: LogPosition
     /// Term and vote are lost: this node may have voted in any term.
     public var isTermLost: Bool

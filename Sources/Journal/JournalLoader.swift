@@ -170,10 +170,12 @@ struct LoadedJournal {
         case .damaged(let reason):
             damages.append(Damage(place: .hardState, reason: reason, firstIndex: 0, lastIndex: 0, term: nil))
         }
-        // Damage below the snapshot is no loss.
-        damages.removeAll { damage in
-            guard damage.place != .hardState, let last = damage.lastIndex else { return false }
-            return last <= snapshot.index
+        // Damage below the snapshot is no loss, if it is certain where the log ends.
+        if !replay.isEndDoubtful {
+            damages.removeAll { damage in
+                guard damage.place != .hardState, let last = damage.lastIndex else { return false }
+                return last <= snapshot.index
+            }
         }
         var base = replay.base
         var entries = replay.entries
@@ -259,10 +261,11 @@ struct LoadedJournal {
             let isLogGone = isTermLost && segments.isEmpty
             // Without its term a position is none (a segment that ends right behind damage).
             let isNameless = replay.last.index > 0 && replay.last.term == 0
-            var floor = replay.endsInDamage || isLogGone || isNameless ? unknown : max(replay.last, snapshot.position)
-            // What precedes the damage is newer than the log's end: a truncation was lost, and the log ends with entries that
-            // it removed. Only a leader can tell which: any entry of a leader behind them settles it.
-            if last > floor { floor = LogPosition(index: last.index + 1, term: last.term) }
+            let end = max(replay.last, snapshot.position)
+            // What precedes the damage may be newer than the log's end: a truncation was lost, or the end is not the end. Only a
+            // leader can tell which.
+            let isUnknown = replay.endsInDamage || replay.isEndDoubtful || isLogGone || isNameless || last > end
+            let floor = isUnknown ? unknown : end
             owed = LogRecovery(floor: floor, isTermLost: isTermLost)
         }
         switch record {

@@ -12,6 +12,8 @@ struct LogReplay {
     private var prefix: (base: LogPosition, entries: [LogEntry])?
     private(set) var damages: [Damage] = []
     private var openDamage: Int?
+    /// Where the runs ended that damage cut off, but for those of which a readable truncation removed the end.
+    private var cutOff: [LogPosition] = []
     private(set) var commit: UInt64 = 0
     /// What was known to be committed when the damaged place was written. What precedes the damage may hold entries that a
     /// lost truncation replaced, but none of these; a commit index from behind the damage says nothing about it.
@@ -27,6 +29,9 @@ struct LogReplay {
     var undamagedCommit: UInt64 { prefixCommit ?? commit }
     /// Nothing readable follows some damage.
     var endsInDamage: Bool { openDamage != nil }
+    /// The log seems to end no later than entries that precede some of its damage. Either a truncation of those is lost, or what
+    /// is read last was not written last and is in the wrong place: then nobody knows how far the log went.
+    var isEndDoubtful: Bool { cutOff.contains { $0 >= last } }
 
     private mutating func noteCommit(_ payload: [UInt8]) {
         guard payload.count == RecordFormat.markPayloadBytes else { return }
@@ -86,6 +91,7 @@ struct LogReplay {
     /// The next readable index is `next`: what is lost ends before it. A lost truncation may have changed entries below.
     private mutating func closeDamage(before next: UInt64, restartAt position: LogPosition) {
         guard let open = openDamage else { return }
+        cutOff.append(last)
         for i in open..<damages.count where damages[i].lastIndex == nil {
             damages[i].firstIndex = min(damages[i].firstIndex, next)
             damages[i].lastIndex = next == 0 ? 0 : next - 1
@@ -139,11 +145,13 @@ struct LogReplay {
             } else if header.index <= last.index {
                 entries.removeSubrange(Int(header.index - base.index - 1)...)
             }
+            cutOff.removeAll { $0.index >= header.index }
             truncatePrefix(from: header.index)
         case .reset:
             // A stored snapshot took the place of everything before, damaged or not.
             damages = []
             openDamage = nil
+            cutOff = []
             prefix = nil
             prefixCommit = nil
             restart(at: LogPosition(index: header.index, term: header.term))

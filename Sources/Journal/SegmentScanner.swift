@@ -8,6 +8,10 @@ import Wire
 // leaves whole sectors as they were before, which is zero, for segments are zeroed before use. An unreadable place in the last
 // batch that no zero sector explains is damage too: acknowledged entries are never taken for a torn tail because of a
 // flipped bit. docs/journal.md has the table.
+//
+// A disk may also write a sector to the wrong place. What is in it then are genuine records of this segment, which would tell
+// of an end of the log that is long past. Batches only rise from the segment's beginning to its end, so behind a batch that is
+// known to lie where it was written (its mark says where it began) no record of that batch or an earlier one is believed.
 
 struct ScannedRecord {
     var header: RecordHeader
@@ -70,6 +74,8 @@ struct SegmentScanner {
         var offset = RecordFormat.sector
         var batchStart = offset
         var expectedBatch: UInt32 = 1
+        /// The last batch that is known to lie where it was written.
+        var placedBatch: UInt32 = 0
         var batch: [ScannedRecord] = []
         while true {
             switch step(b, at: offset, chain: chain, expectedBatch: expectedBatch, inBatch: offset != batchStart) {
@@ -84,6 +90,7 @@ struct SegmentScanner {
                 guard header.type == .mark else { continue }
                 for record in batch { visit(.record(record)) }
                 batch = []
+                if batchBegin(payload) == batchStart { placedBatch = header.batch }
                 batchStart = offset
                 expectedBatch = header.batch + 1
                 result.usedBytes = offset
@@ -106,7 +113,7 @@ struct SegmentScanner {
                     if header.type == .mark { expectedBatch = header.batch + 1 }
                 } else {
                     visit(.damage(offset: offset, reason: reason, lost: nil))
-                    next = nextHeader(b, from: offset + 8, ofBatch: expectedBatch)
+                    next = nextHeader(b, from: offset + 8, behind: placedBatch)
                     chain = nil
                     if let next, let found = RecordHeader(b, at: next, seed: seed) { expectedBatch = found.batch }
                 }
@@ -131,6 +138,12 @@ struct SegmentScanner {
     private func commitHint(_ payload: [UInt8]) -> UInt64 {
         guard payload.count == RecordFormat.markPayloadBytes else { return 0 }
         return payload.withUnsafeBytes { $0.u64(8) }
+    }
+
+    /// Where the batch of this mark was written.
+    private func batchBegin(_ payload: [UInt8]) -> Int? {
+        guard payload.count == RecordFormat.markPayloadBytes else { return nil }
+        return Int(payload.withUnsafeBytes { $0.u32(0) })
     }
 
     private func step(_ b: UnsafeRawBufferPointer, at offset: Int, chain: UInt32?, expectedBatch: UInt32, inBatch: Bool)
@@ -174,17 +187,8 @@ struct SegmentScanner {
         return .record(header)
     }
 
-    /// Behind damage. Records of an earlier batch than the one that was due are no continuation: an older sector was written to this
-    /// place, and what it took the place of is lost. Believed, they would seem to take back what followed them.
-    private func nextHeader(_ b: UnsafeRawBufferPointer, from start: Int, ofBatch batch: UInt32) -> Int? {
-        var next = nextHeader(b, from: start)
-        while let found = next, let header = RecordHeader(b, at: found, seed: seed), header.batch < batch {
-            next = nextHeader(b, from: found + 8)
-        }
-        return next
-    }
-
-    private func nextHeader(_ b: UnsafeRawBufferPointer, from start: Int) -> Int? {
+    /// The next header of a later batch than `batch`.
+    private func nextHeader(_ b: UnsafeRawBufferPointer, from start: Int, behind batch: UInt32 = 0) -> Int? {
         var offset = start
         while offset + RecordFormat.headerBytes <= b.count {
             // Most of what is searched is zero.
@@ -193,7 +197,7 @@ struct SegmentScanner {
                 offset = nonzero / 8 * 8
                 // A header's first word holds its type and is never zero, so it begins here or later.
             }
-            if RecordHeader(b, at: offset, seed: seed) != nil { return offset }
+            if let header = RecordHeader(b, at: offset, seed: seed), header.batch > batch { return offset }
             offset += 8
         }
         return nil

@@ -58,7 +58,9 @@ public enum DiskDamage {
             // Another sector of the file was written here.
             let other = Int(generator.next() % UInt64(target.used)) / SimulatedDisk.sector * SimulatedDisk.sector
             target.disk.copySector(target.name, from: other, to: sector)
-            return sector + SimulatedDisk.sector >= target.used ? sector..<target.used : 0..<0
+            // Records in the wrong place are told from the end of the log; only zeros are not.
+            let copied = target.disk.contents(target.name)?.dropFirst(sector).prefix(SimulatedDisk.sector) ?? []
+            return copied.allSatisfy { $0 == 0 } ? sector..<sector + SimulatedDisk.sector : 0..<0
         default:
             // The last write of this sector went nowhere.
             target.disk.revertSector(target.name, sector)

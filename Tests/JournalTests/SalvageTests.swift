@@ -310,6 +310,89 @@ import Testing
         #expect(recovered.log.entries.count == 3)
     }
 
+    // MARK: Sectors in the wrong place
+
+    /// 64 entries of 24 bytes in term 4, one batch each: several in every sector of the one segment.
+    private func filledBySmallBatches() throws -> (disk: SimulatedDisk, name: String, lastSector: Int) {
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk, options: JournalOptions(segmentBytes: 65_536))
+        try journal.write([PersistRequest(ticket: 0, hardState: HardState(term: 4, vote: someNode))])
+        for i in UInt64(1)...64 { try journal.write([append(i...i, term: 4, bytes: 24)]) }
+        journal.close()
+        let (name, mark) = try lastMark(disk)
+        return (disk, name, mark / SimulatedDisk.sector * SimulatedDisk.sector)
+    }
+
+    private let unknown = LogRecovery(floor: LogPosition(index: LogRecovery.unknownIndex, term: 4))
+
+    /// Records are genuine, checksums and all, but of batches that precede what lies before them.
+    @Test func anEarlierSectorInThePlaceOfTheLastIsNotTakenForTheEndOfTheLog() throws {
+        let (intact, name, lastSector) = try filledBySmallBatches()
+        for from in stride(from: RecordFormat.sector, to: lastSector, by: SimulatedDisk.sector) {
+            let disk = intact.copy()
+            disk.copySector(name, from: from, to: lastSector)
+            let (_, recovered) = try salvage(disk, options: JournalOptions(segmentBytes: 65_536))
+            #expect(recovered.log.recovery == unknown, "sector at \(from)")
+            #expect(recovered.log.last.index >= 58)
+        }
+    }
+
+    @Test func aSnapshotBehindTheMisplacedEntriesDoesNotHideThatTheEndIsLost() throws {
+        let (disk, name, lastSector) = try filledBySmallBatches()
+        disk.copySector(name, from: 2 * RecordFormat.sector, to: lastSector)
+        let report = try Journal.verify(disk: disk, snapshot: snapshot(at: 40, term: 4))
+        #expect(report.recovery == unknown, "\(report)")
+    }
+
+    /// A truncation that comes again would remove every trace of what it did not remove when it was written.
+    @Test func aMisplacedTruncationAtTheEndIsNotCarriedOut() throws {
+        let options = JournalOptions(segmentBytes: 65_536)
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk, options: options)
+        try journal.write([PersistRequest(ticket: 0, hardState: HardState(term: 4, vote: someNode))])
+        for i in UInt64(1)...21 { try journal.write([append(i...i, term: 3, bytes: 24)]) }
+        try journal.write([PersistRequest(ticket: 1, truncateFrom: 15, entries: [entry(15, term: 4, bytes: 112)])])
+        for i in UInt64(16)...48 { try journal.write([append(i...i, term: 4, bytes: 24)]) }
+        journal.close()
+        let (name, mark) = try lastMark(disk)
+        let truncate = try #require(records(disk, name).first { $0.header.type == .truncate })
+        let from = truncate.offset / SimulatedDisk.sector * SimulatedDisk.sector
+        try #require(truncate.offset - from == 128, "one batch lies before it, and the sector ends with a batch")
+        disk.copySector(name, from: from, to: mark / SimulatedDisk.sector * SimulatedDisk.sector)
+        let (_, recovered) = try salvage(disk, options: options)
+        #expect(recovered.log.recovery == unknown)
+        #expect(recovered.log.last == LogPosition(index: 44, term: 4))
+    }
+
+    /// As the tests before, but behind a damage after which no place is certain any more: the third batch, whose beginning is
+    /// unreadable, ends twice.
+    @Test func aLogThatEndsBeforeWhatPrecedesItsDamageHasAnUnknownEnd() throws {
+        let options = JournalOptions(segmentBytes: 65_536)
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk, options: options)
+        try journal.write([PersistRequest(ticket: 0, hardState: HardState(term: 4, vote: someNode))])
+        try journal.write([append(1...2, term: 4)])
+        try journal.write([append(3...4, term: 4)])
+        try journal.write([append(5...20, term: 4)])
+        try journal.write([append(21...28, term: 4)])
+        journal.close()
+        let (name, mark) = try lastMark(disk)
+        let third = try #require(records(disk, name).first { $0.header.type == .mark && $0.header.batch == 3 })
+        let end = third.offset + third.header.recordBytes
+        try #require(end % SimulatedDisk.sector == 0, "the third batch ends with a sector")
+        let (_, early) = try place(disk, of: 6)
+        for sector in stride(from: end, through: mark, by: SimulatedDisk.sector) {
+            disk.copySector(name, from: end - SimulatedDisk.sector, to: sector)
+        }
+        disk.corrupt(name, at: early + 8)
+        for covered: UInt64 in [0, 15, 20, 22] {
+            let snapshot = covered == 0 ? SnapshotMetadata.none : snapshot(at: covered, term: 4)
+            let report = try Journal.verify(disk: disk, snapshot: snapshot)
+            #expect(report.last.index == max(5, covered))
+            #expect(report.recovery == unknown, "with a snapshot at \(covered): \(report)")
+        }
+    }
+
     // MARK: Truncations and damage
 
     @Test func aCommitIndexFromBehindTheDamageSaysNothingAboutWhatPrecedesIt() throws {
@@ -355,8 +438,9 @@ import Testing
         disk.corrupt(name, at: truncate.offset + 8)
         let (_, recovered) = try salvage(disk, options: JournalOptions(segmentBytes: 65_536))
         let recovery = try #require(recovered.log.recovery)
+        #expect(recovery == LogRecovery(floor: LogPosition(index: LogRecovery.unknownIndex, term: 6)))
         #expect(!recovery.isSettled(by: recovered.log.last))
-        #expect(recovery.isSettled(by: LogPosition(index: 5, term: 6)))
+        #expect(recovery.isSettled(by: LogPosition(index: 5, term: 7)))
     }
 
     @Test func damageToEntriesThatWereTruncatedLaterIsNoDamage() throws {
