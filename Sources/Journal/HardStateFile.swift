@@ -55,6 +55,8 @@ struct HardStateFile: Sendable {
             for copy in 0..<2 {
                 let start = slot * slotBytes + copy * copyOffset
                 guard let found = try decode(Array(bytes[start..<start + RecordFormat.sector])) else { continue }
+                // One from the other slot is a sector in the wrong place: what it took the place of may have been newer.
+                guard found.sequence % 2 == (slot == 0 ? 1 : 0) else { continue }
                 if found.sequence > newest?.sequence ?? 0 { newest = found }
             }
             guard let newest else { return .damaged(reason: "slot \(slot) is unreadable") }

@@ -121,8 +121,10 @@ struct ClusterOracle {
             throw Violation("node \(host.index): its term goes back from \(host.lastTerm) to \(now.term)")
         }
         if now.commitIndex < host.lastCommit { throw Violation("node \(host.index): its commit index goes back") }
-        if now.isLeader, host.wasLeader, now.commitIndex > host.lastCommit, let raft = host.core?.raft {
-            try checkCommit(of: host, raft, world)
+        // After a pause one turn may bring a commitment and a later term.
+        let isOneTerm = now.term == host.lastTerm
+        if now.isLeader, host.wasLeader, isOneTerm, now.commitIndex > host.lastCommit, let raft = host.core?.raft {
+            try checkCommit(of: host, raft, world, inItsTerm: true)
         }
         host.configuration = host.core?.raft?.configuration
         host.lastTerm = now.term
@@ -137,7 +139,7 @@ struct ClusterOracle {
         host.wasLeader = now.isLeader
         if !now.isLeader, now.commitIndex > committedIndex, let raft = host.core?.raft {
             // It knows before its leader does: by the two copies, not by counting.
-            try checkCommit(of: host, raft, world)
+            try checkCommit(of: host, raft, world, inItsTerm: isOneTerm)
             world.figures.earlyCommits += 1
         }
         try advance(host, to: now.commitIndex, term: now.term, world)

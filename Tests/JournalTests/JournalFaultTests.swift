@@ -216,6 +216,24 @@ import Testing
         }
     }
 
+    /// The other slot's sector in the place of the last good copy: its record is whole, and older than what was lost.
+    @Test func aSectorOfTheOtherSlotIsNotTakenForThisOnes() throws {
+        for terms in [UInt64(5), 6] {
+            let disk = SimulatedDisk()
+            var (journal, _) = try openJournal(disk)
+            for term in 1...terms {
+                try journal.write([PersistRequest(ticket: term, hardState: HardState(term: term, vote: someNode))])
+            }
+            for (newest, other) in [(0, 4_096), (4_096, 0)] {
+                let copy = disk.copy()
+                copy.corrupt(HardStateFile.name, at: newest + 20)
+                copy.copySector(HardStateFile.name, from: other, to: newest + 2_048)
+                let (_, recovered) = try openJournal(copy)
+                #expect(recovered.isDamaged)
+            }
+        }
+    }
+
     @Test func aFailedSyncFencesTheJournal() throws {
         let disk = SimulatedDisk()
         var (journal, _) = try openJournal(disk)
