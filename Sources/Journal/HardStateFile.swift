@@ -135,10 +135,21 @@ struct HardStateFile: Sendable {
         return HardStateFile(file: file, state: state, sequence: 2, identity: identity)
     }
 
+    /// Writes both copies of what was found again: a crash may have left one of them, and the next damage would find no other. The
+    /// caller syncs before anything is promised.
     static func open(_ disk: any Disk, found: Copy) throws(DiskError) -> HardStateFile {
-        HardStateFile(
+        let hardState = HardStateFile(
             file: try disk.open(name, .readWrite), state: found.state, sequence: found.sequence,
             identity: found.identity)
+        try hardState.writeCopies(of: found, to: disk)
+        return hardState
+    }
+
+    private func writeCopies(of copy: Copy, to disk: any Disk) throws(DiskError) {
+        let bytes = HardStateFile.encode(copy)
+        let start = UInt64(copy.sequence % 2 == 1 ? 0 : HardStateFile.slotBytes)
+        try disk.write(file, at: start, bytes)
+        try disk.write(file, at: start + UInt64(HardStateFile.copyOffset), bytes)
     }
 
     fileprivate init(file: DiskFile, state: HardState, sequence: UInt64, identity: JournalIdentity) {
@@ -152,10 +163,7 @@ struct HardStateFile: Sendable {
     /// disk, and the same slot is written the next time.
     mutating func write(_ new: HardState, to disk: any Disk) throws(DiskError) {
         let next = sequence + 1
-        let copy = HardStateFile.encode(Copy(sequence: next, state: new, identity: identity))
-        let start = UInt64(next % 2 == 1 ? 0 : HardStateFile.slotBytes)
-        try disk.write(file, at: start, copy)
-        try disk.write(file, at: start + UInt64(HardStateFile.copyOffset), copy)
+        try writeCopies(of: Copy(sequence: next, state: new, identity: identity), to: disk)
         try disk.sync(file)
         sequence = next
         state = new

@@ -76,6 +76,7 @@ public struct Journal: Sendable {
         do throws(DiskError) {
             var journal = try Journal(disk, options, loaded, recovered)
             if !journal.isDamaged {
+                try journal.syncWhatWasRead()
                 if let torn = loaded.torn, let active = journal.active {
                     try Journal.eraseTail(disk, active.file, from: torn.offset)
                 }
@@ -90,6 +91,14 @@ public struct Journal: Sendable {
         } catch {
             throw error.kind == .noSpace ? .noSpace(error) : .failed(error)
         }
+    }
+
+    /// A process may end between a write and its sync while the system lives on: what is read then comes from memory. It is made
+    /// durable before anything is promised on it, or a loss of power would take it back.
+    private func syncWhatWasRead() throws(DiskError) {
+        if hardStateFile.file.descriptor >= 0 { try disk.sync(hardStateFile.file) }
+        if let active { try disk.sync(active.file) }
+        try disk.syncDirectory()
     }
 
     private static func failedReset<T>(_ error: JournalError) throws(DiskError) -> T {

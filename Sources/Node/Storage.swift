@@ -64,6 +64,8 @@ final class Storage {
             let snapshotDisk = try PosixDisk(path: directory.snapshotsPath, create: true)
             let clusterID = stableHash(cluster)
             let store = SnapshotStore(disk: snapshotDisk, cluster: clusterID)
+            // A process that was killed between a rename and its sync leaves a name that a loss of power would take back.
+            try snapshotDisk.syncDirectory()
             let (newest, state, damaged) = try store.load()
             try store.clean(keep: 2, damaged: damaged)
             var notes = damaged.map { "snapshot \($0) does not check out and is not used" }

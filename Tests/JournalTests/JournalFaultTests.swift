@@ -234,6 +234,41 @@ import Testing
         }
     }
 
+    /// The process is killed between a write and its sync; the next one reads what the system still had in memory, and promises on it.
+    @Test func whatWasReadAfterAKillSurvivesALossOfPower() throws {
+        for seed in UInt64(0)..<80 {
+            let disk = SimulatedDisk()
+            var (journal, _) = try openJournal(disk)
+            try journal.write([append(1...3)])
+            disk.stopAfter = disk.operations + 1 + Int(seed % 5)
+            let request = PersistRequest(
+                ticket: 2, hardState: HardState(term: 7, vote: someNode), entries: [entry(4)], commit: 3)
+            _ = try? journal.write([request])
+            disk.stopAfter = nil
+            let (_, killed) = try openJournal(disk)
+            var generator = SeededGenerator(seed: seed)
+            disk.crash(using: &generator)
+            let (_, recovered) = try openJournal(disk)
+            #expect(recovered.log.hardState == killed.log.hardState)
+            #expect(recovered.log.entries == killed.log.entries)
+        }
+    }
+
+    /// A crash left one copy of the newest term; the next start makes two of it, so that one more damage does not bring an old term back.
+    @Test func theOnlyCopyOfTheHardStateIsDoubledAtTheStart() throws {
+        let disk = SimulatedDisk()
+        var (journal, _) = try openJournal(disk)
+        for term in UInt64(1)...5 {
+            try journal.write([PersistRequest(ticket: term, hardState: HardState(term: term, vote: someNode))])
+        }
+        // Sequences begin at 2: that of term 5 is 7 and lies in the first slot.
+        disk.corrupt(HardStateFile.name, at: 20)
+        _ = try openJournal(disk)
+        disk.corrupt(HardStateFile.name, at: 2_048 + 20)
+        let (_, recovered) = try openJournal(disk)
+        #expect(recovered.outcome == .clean && recovered.log.hardState == HardState(term: 5, vote: someNode))
+    }
+
     @Test func aFailedSyncFencesTheJournal() throws {
         let disk = SimulatedDisk()
         var (journal, _) = try openJournal(disk)
