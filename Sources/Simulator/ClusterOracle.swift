@@ -126,7 +126,6 @@ struct ClusterOracle {
         if now.isLeader, host.wasLeader, isOneTerm, now.commitIndex > host.lastCommit, let raft = host.core?.raft {
             try checkCommit(of: host, raft, world, inItsTerm: true)
         }
-        host.configuration = host.core?.raft?.configuration
         host.lastTerm = now.term
         if now.isLeader {
             if let other = leaders[now.term], other != host.index {
@@ -142,6 +141,7 @@ struct ClusterOracle {
             try checkCommit(of: host, raft, world, inItsTerm: isOneTerm)
             world.figures.earlyCommits += 1
         }
+        host.configuration = host.core?.raft?.configuration
         try advance(host, to: now.commitIndex, term: now.term, world)
         if now.appliedIndex > committedIndex {
             throw Violation("node \(host.index) has applied what is not committed")
