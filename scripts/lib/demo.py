@@ -178,7 +178,7 @@ spec:
   workers: 3
   concurrency: 2
   image: localhost/host
-  command: ["/bin/sh", "-c", "echo $COTERIE_ITEM >> /out/$COTERIE_POD"]
+  command: ["/bin/sh", "-c", "umask 0; echo $COTERIE_ITEM >> /out/$COTERIE_POD"]
   volumeMounts:
   - name: out
     mountPath: /out
