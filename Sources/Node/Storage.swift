@@ -303,6 +303,8 @@ final class Storage {
     /// Waits for what is being written, and closes.
     func close() {
         onInput = nil
+        // What was asked for in this turn of the loop as well.
+        writeNext()
         retryTimer.close()
         writer.stop()
         snapshotter.stop()

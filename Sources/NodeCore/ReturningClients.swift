@@ -1,7 +1,6 @@
 // Group commit among clients that each wait for their answer before they ask again. Without this they fall into two crowds that
 // take turns: while one crowd's entry is on its way the other gathers, and every entry carries half of what it could.
 import Model
-import Queues
 import Wire
 
 /// Decides how long the leader holds an entry back for clients of the one before, who were answered a moment ago and will

@@ -80,6 +80,7 @@ private final class Port {
 
     /// Until it is drained, and all that it took is executed.
     func waitForTheEnd() async {
+        // Commands end in call-backs of the port, the drain in one of the server: neither tells of the other.
         while drainedAt == nil || underWay > 0 { await loop.sleep(.milliseconds(5)) }
         server.stop()
     }
@@ -176,6 +177,7 @@ private let put = "put 0 0 60 1\r\nx\r\n"
                 let client = Client(address)
                 client.say(put)
                 let first = client.hear()
+                // A client that is silent for less than the port waits.
                 usleep(150_000)
                 client.say(put)
                 let second = client.hear()
@@ -231,6 +233,7 @@ private let put = "put 0 0 60 1\r\nx\r\n"
                 _ = worker.hear()
                 let waiting = Client(address)
                 waiting.say("reserve\r\n")
+                // A reserve that waits has no answer to wait for: it is to have arrived.
                 usleep(50_000)
                 return (worker, waiting)
             }
